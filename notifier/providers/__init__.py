@@ -1,0 +1,1 @@
+"""Through whom: one file per provider, found by its kind through `registry`."""
