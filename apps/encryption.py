@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from django.conf import settings
@@ -42,7 +42,15 @@ def rotate(token: str) -> str:
     return _fernet(tuple(settings.FIELD_ENCRYPTION_KEYS)).rotate(token.encode()).decode()
 
 
-class EncryptedTextField(models.TextField[str, str]):
+# Django's own class takes no type parameters at run time; the stubs want them.
+if TYPE_CHECKING:
+    _StrField = models.TextField[str, str]
+    _AnyField = models.TextField[Any, Any]
+else:
+    _StrField = _AnyField = models.TextField
+
+
+class EncryptedTextField(_StrField):
     """Text that is stored encrypted; cannot be searched."""
 
     def from_db_value(self, value: str | None, expression: Any, connection: Any) -> str | None:
@@ -52,7 +60,7 @@ class EncryptedTextField(models.TextField[str, str]):
         return encrypt(str(value)) if value else value
 
 
-class EncryptedJSONField(models.TextField[Any, Any]):
+class EncryptedJSONField(_AnyField):
     """A JSON object that is stored encrypted; cannot be searched."""
 
     def from_db_value(self, value: str | None, expression: Any, connection: Any) -> Any:
