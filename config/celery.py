@@ -1,0 +1,52 @@
+"""The Celery app: which queues there are, in which order a worker empties them, what beat ticks."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.signals import celeryd_init
+from kombu import Queue
+from kombu.utils.scheduling import round_robin_cycle
+
+from notifier.message import Lane
+from notifier.queues import ALL_QUEUES, CORE
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+app = Celery("notifier")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+# Read by Celery's Django fixup under this very name, outside the namespace. Without it each task opens a
+# database session of its own.
+app.conf["CELERY_DB_REUSE_MAX"] = 10_000
+
+app.conf.task_queues = [Queue(name, routing_key=name) for name in ALL_QUEUES]
+app.conf.task_default_queue = CORE
+app.conf.task_create_missing_queues = False  # a misspelt queue is an error here, not a queue that nobody reads
+
+# Ticks only: each of these tasks may run twice, or late, without harm. Names are those of apps/*/tasks.py.
+app.conf.beat_schedule = {}
+
+app.autodiscover_tasks()
+
+
+class LaneOrder(round_robin_cycle):
+    """Normal before all else, the rest in turn: what a campaign queues never delays an order's confirmation.
+
+    Kombu's own "priority" strategy repeats the iteration order of a set, so no order at all
+    (kombu 5.7.0, `Channel.active_queues`). Bulk and retry take turns, so that neither starves the other.
+    """
+
+    def consume(self, n: int) -> list[str]:
+        return sorted(self.items[:n], key=lambda queue: not queue.endswith(f".{Lane.NORMAL}"))
+
+
+@celeryd_init.connect
+def wait_longer_than_a_publisher(conf: Any, **_: object) -> None:
+    """Workers block on reads and may wait for the broker to come back; web and relay must answer within a second."""
+    options = dict(conf.broker_transport_options)
+    for publishers_only in ("max_retries", "interval_start", "interval_step", "connect_retries_timeout"):
+        options.pop(publishers_only, None)
+    conf.broker_transport_options = options | {"socket_timeout": 5, "socket_connect_timeout": 2}
+    conf.broker_connection_timeout = 4

@@ -1,0 +1,255 @@
+"""Settings, read once from the environment. A missing or wrong one stops the process, naming the key and the mend.
+
+Each variable may also be given as `<NAME>_FILE`, the path of a file that holds the value (container secrets).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import environ
+from cryptography.fernet import Fernet
+from django.core.exceptions import ImproperlyConfigured
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.FileAwareEnv()
+
+
+def required(key: str, mend: str) -> str:
+    value: str = env.str(key, default="").strip()
+    if not value:
+        raise ImproperlyConfigured(f"{key} is not set. {mend} (or set {key}_FILE to a file that holds it).")
+    return value
+
+
+# --- Who we are -----------------------------------------------------------------------------------------------
+
+DEMO: bool = env.bool("DEMO", default=False)
+"""Started by `make up`: embedded servers, seeded data, sandbox providers. Never in production."""
+
+DEBUG: bool = env.bool("DEBUG", default=False)
+PUBLIC_URL: str = env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+if urlsplit(PUBLIC_URL).scheme not in ("http", "https") or not urlsplit(PUBLIC_URL).hostname:
+    raise ImproperlyConfigured(f"PUBLIC_URL is {PUBLIC_URL!r}. Give the address callers use: https://notify.example.com")
+
+SECRET_KEY = required("SECRET_KEY", "Make one: openssl rand -base64 48")
+FIELD_ENCRYPTION_KEYS: list[str] = [
+    key.strip()
+    for key in required("FIELD_ENCRYPTION_KEYS", "Make one: openssl rand -base64 32 | tr +/ -_").split(",")
+    if key.strip()
+]
+"""Fernet keys, newest first: the first encrypts, all decrypt."""
+for _position, _key in enumerate(FIELD_ENCRYPTION_KEYS, start=1):
+    try:
+        Fernet(_key)
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"FIELD_ENCRYPTION_KEYS: key {_position} is not 32 bytes in URL-safe base64. "
+            "Make one: openssl rand -base64 32 | tr +/ -_"
+        ) from error
+
+METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
+"""Bearer token of /metrics; empty: the page answers on no public address."""
+
+ALLOWED_HOSTS: list[str] = [
+    *env.list("ALLOWED_HOSTS", default=[]),
+    str(urlsplit(PUBLIC_URL).hostname),
+    "127.0.0.1",
+    "localhost",
+    "[::1]",
+]
+
+# --- PostgreSQL -----------------------------------------------------------------------------------------------
+
+required("DATABASE_URL", "Example: postgres://user:password@host:5432/notifier, or run `make up` for an embedded one")
+DATABASES = {"default": env.db_url("DATABASE_URL", engine="django.db.backends.postgresql")}
+DATABASES["default"].update(
+    CONN_MAX_AGE=env.int("DATABASE_CONN_MAX_AGE", default=600),
+    # A dead connection is found by its first statement; a ping before each request would cost a round trip.
+    CONN_HEALTH_CHECKS=False,
+    DISABLE_SERVER_SIDE_CURSORS=True,  # PgBouncer in transaction mode: no session state
+)
+DATABASES["default"]["OPTIONS"] = {
+    "connect_timeout": 5,
+    "application_name": env.str("PROCESS_NAME", default="notifier"),
+} | DATABASES["default"].get("OPTIONS", {})
+
+PARTITION_DAYS: int = env.int("PARTITION_DAYS", default=7)
+"""Days in one partition. Fixed at the first migrate."""
+if PARTITION_DAYS not in (1, 7):
+    raise ImproperlyConfigured(f"PARTITION_DAYS is {PARTITION_DAYS}. It is 1 (above 2 M deliveries a day) or 7.")
+
+# --- Broker, limits, cache ------------------------------------------------------------------------------------
+
+BROKER_URL = required("BROKER_URL", "Example: redis://host:6379/0 with maxmemory-policy noeviction")
+
+
+def _redis_url(broker_url: str) -> str:
+    """The broker's server as redis-py spells it, "" when it is no Redis: kombu has its own word for a socket."""
+    parts = urlsplit(broker_url)
+    if parts.scheme == "redis+socket":
+        database = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+        return f"unix://{parts.path}?db={database}"
+    return broker_url if parts.scheme in ("redis", "rediss") else ""
+
+
+LIMITS_URL: str = env.str("LIMITS_URL", default="") or _redis_url(BROKER_URL)
+"""Redis of rate buckets, breakers and nonces, for redis-py. Never evicts. Default: the broker's server."""
+if not LIMITS_URL:
+    raise ImproperlyConfigured("LIMITS_URL is not set and BROKER_URL is no Redis. Example: redis://host:6379/2")
+
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": required("CACHE_URL", "Example: redis://host:6380/0, a server of its own that may evict"),
+        "KEY_PREFIX": "notifier",
+        "OPTIONS": {"socket_timeout": 0.25, "socket_connect_timeout": 0.25},
+    }
+}
+
+CELERY_BROKER_URL = BROKER_URL
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_RETRY_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_MAX_TASKS_PER_CHILD = 10_000
+CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 30
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = env.bool("WORKER_REMOTE_CONTROL", default=False)  # only on a private broker
+CELERY_BEAT_SYNC_EVERY = 1
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_TIMEZONE = "UTC"
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+# A publish blocks for a second at most, whatever the broker does; config.celery gives workers longer waits.
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 0}
+CELERY_BROKER_CONNECTION_TIMEOUT = 1
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 120,  # above every hard limit of a task, below an operator's patience
+    "socket_timeout": 1,
+    "socket_connect_timeout": 1,
+    "socket_keepalive": True,
+    "health_check_interval": 10,
+    "unacked_restore_interval": 5,
+    "unacked_restore_throttle": 1,
+    "queue_order_strategy": "config.celery:LaneOrder",
+    "max_retries": 0,
+    "interval_start": 0,
+    "connect_retries_timeout": 1,
+    "global_keyprefix": env.str("BROKER_KEY_PREFIX", default=""),
+}
+
+# --- Django ---------------------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "unfold",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_celery_beat",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "apps.clients.apps.ClientsConfig",
+    "apps.people.apps.PeopleConfig",
+    "apps.templates.apps.TemplatesConfig",
+    "apps.providers.apps.ProvidersConfig",
+    "apps.notifications.apps.NotificationsConfig",
+    "apps.console.apps.ConsoleConfig",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+
+LANGUAGE_CODE = "en"
+USE_I18N = True
+USE_TZ = True
+TIME_ZONE = "UTC"
+
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+# Hashed names need `collectstatic` first; without it (demo, tests) the files are served from where they lie.
+_COLLECTED = (STATIC_ROOT / "staticfiles.json").exists()
+WHITENOISE_USE_FINDERS = not _COLLECTED
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        if _COLLECTED
+        else "django.contrib.staticfiles.storage.StaticFilesStorage"
+    },
+}
+
+_HTTPS = PUBLIC_URL.startswith("https://")
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _HTTPS
+SESSION_COOKIE_AGE = 8 * 3600  # a working day
+SESSION_COOKIE_SAMESITE = "Lax"
+SECURE_HSTS_SECONDS = 31_536_000 if _HTTPS else 0
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
+if env.bool("BEHIND_TLS_PROXY", default=False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 2**20  # batch and provider callbacks; the parser holds the rest to 1 MiB
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["apps.clients.auth.AppKeyAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["apps.rest.permissions.HasScope"],
+    "DEFAULT_PARSER_CLASSES": ["apps.rest.parsing.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["apps.rest.rendering.JSONRenderer"],
+    "EXCEPTION_HANDLER": "apps.rest.problems.exception_handler",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "UNAUTHENTICATED_USER": None,
+    "UNAUTHENTICATED_TOKEN": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Notifier",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}},
+    "root": {"handlers": ["stdout"], "level": os.environ.get("LOG_LEVEL", "INFO")},
+}
