@@ -13,7 +13,7 @@ class NotificationsConfig(AppConfig):
         post_migrate.connect(_make_partitions, sender=self)
 
 
-def _make_partitions(plan: list[tuple[Any, bool]], **_: Any) -> None:
+def _make_partitions(**_: Any) -> None:
     """The large tables must have somewhere to put the first row; test databases come this way too."""
     from apps.notifications.partitions import (
         PARTITIONED,
