@@ -298,7 +298,7 @@ class Postgres(Server):
         if not (self.data / "PG_VERSION").exists():
             self._initdb()
         self._check_version()
-        self._end_former()
+        self.end_former()
         super().start(timeout_s)
         with contextlib.closing(self.connect()) as connection:
             connection.autocommit = True
@@ -349,7 +349,7 @@ class Postgres(Server):
                 f"PostgreSQL {data}, dump and restore, or wipe the demo's data: make up FRESH=1"
             )
 
-    def _end_former(self) -> None:
+    def end_former(self) -> None:
         """Wait for, or end, a server whose parent was killed: it may still be writing its last checkpoint."""
         pid_file = self.data / "postmaster.pid"
         signalled = False
@@ -372,10 +372,10 @@ class Postgres(Server):
 
 def _runs(pid: int, program: str) -> bool:
     said = subprocess.run(  # noqa: S603
-        ["ps", "-o", "comm=", "-p", str(pid)],
+        ["ps", "-o", "comm=", "-p", str(pid)],  # noqa: S607
         capture_output=True,
         text=True,
-        check=False,  # noqa: S607
+        check=False,
     )
     return program in said.stdout
 
@@ -455,12 +455,14 @@ class Servers:
         self.postgres: Postgres | None = None
         self.broker: Valkey | None = None
         self.cache: Valkey | None = None
-        if self.missing:
-            self._lay_out(durable)
-
-    def _lay_out(self, durable: bool) -> None:
-        owner = Owner.choose()
+        self.durable = durable
+        self.base = self.state
         self.state.mkdir(parents=True, exist_ok=True)
+        if self.missing:
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        owner = Owner.choose()
         base = self.state
         mark = hashlib.sha256(str(self.state).encode()).hexdigest()[:12]
         if not owner.reaches(self.state / "x"):
@@ -472,7 +474,7 @@ class Servers:
             sockets = Path(tempfile.gettempdir()) / f"notifier-{os.geteuid()}-{mark}"
         owner.own_directory(sockets)
         if "DATABASE_URL" in self.missing:
-            self.postgres = Postgres(owner, base, sockets, durable=durable)
+            self.postgres = Postgres(owner, base, sockets, durable=self.durable)
         if "BROKER_URL" in self.missing:
             self.broker = Valkey(owner, base, sockets, name="broker", evicts=False)
         if "CACHE_URL" in self.missing:
@@ -501,10 +503,20 @@ class Servers:
         except BlockingIOError as error:
             raise ServerError(f"{self.state} is in use: `make up` is already running here.") from error
 
+    def wipe(self) -> None:
+        """Remove all state. Only with the lock held, and nothing started."""
+        if self.postgres:
+            self.postgres.end_former()
+        for entry in {*self.state.iterdir(), *self.base.iterdir()}:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
+        self._lay_out()
+
     def start(self) -> None:
         """Start all, and return when they answer. Raises ServerError; nothing is left running then."""
         if self._lock is None:
-            self.state.mkdir(parents=True, exist_ok=True)
             self.lock()
         try:
             for server in self:
