@@ -22,7 +22,6 @@ from apps.console.servers import ServerError, Servers
 from apps.console.supervisor import (
     PORTS,
     Fleet,
-    Process,
     claim_port,
     prepared_servers,
     procfile,
@@ -98,7 +97,7 @@ class Up:
         self.selector.register(process.child.stdout, selectors.EVENT_READ, (process, bytearray()))
 
     def _await(self, what: str, url: str) -> bool:
-        """Pump output until `url` answers 200. False when stopped meanwhile, or, with a line that says why, too late."""
+        """Pump output until `url` answers 200. False when stopped meanwhile or, with a line that says why, too late."""
         deadline = time.monotonic() + READY_WITHIN_S
         answer = ""
         while not self.stopping:

