@@ -1,0 +1,108 @@
+"""The engine's memory in PostgreSQL: the ORM adapter of `notifier.ledger.Ledger`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+from django.db import InterfaceError, OperationalError, connection, transaction
+
+from apps.notifications import claims, records
+from apps.people import services as people
+from apps.providers import services as providers
+from apps.templates import services as templates
+from notifier.ledger import Account, Claimed, Result
+from notifier.message import Channel, Mode
+from notifier.stages.render import Compiled, compile_version
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+ACCOUNTS_FRESH_S = 1.5
+
+
+class PostgresLedger:
+    def __init__(self) -> None:
+        self._asked = claims.AskedCache()
+        self._accounts: Sequence[Account] = ()
+        self._accounts_read = float("-inf")
+        self._lock = threading.Lock()
+
+    def claim(self, ids: Sequence[UUID], *, lease_s: float, alone: bool = False) -> list[Claimed]:
+        return _once_more(lambda: claims.claim(ids, lease_s=lease_s, alone=alone, cache=self._asked))
+
+    def top_up(self, channel: Channel, queue_lane: str, limit: int, *, lease_s: float) -> list[Claimed]:
+        return _once_more(lambda: claims.top_up(channel, queue_lane, limit, lease_s=lease_s, cache=self._asked))
+
+    def recheck(self, claimed: Sequence[Claimed]) -> list[Claimed]:
+        return claims.read_again(claimed, self._asked)
+
+    def record(self, results: Sequence[Result]) -> None:
+        """Runs on the recorder's thread; a dead connection is dropped there, so that the next try opens another."""
+        try:
+            for start in range(0, len(results), records.BATCH):
+                self._record(results[start : start + records.BATCH])
+        except (OperationalError, InterfaceError):
+            connection.close()
+            raise
+
+    def _record(self, results: Sequence[Result]) -> None:
+        touching = [r for r in results if _touches_people(r)]
+        if not touching:
+            records.write(results)
+            return
+        with transaction.atomic():
+            counted = records.write(results)
+            for result in touching:
+                if result.claimed.delivery_id in counted:
+                    _touch(result)
+
+    def accounts(self) -> Sequence[Account]:
+        with self._lock:
+            if time.monotonic() - self._accounts_read > ACCOUNTS_FRESH_S:
+                found = providers.engine_accounts()
+                if found != self._accounts:
+                    self._accounts = found
+                self._accounts_read = time.monotonic()
+            return self._accounts
+
+    def template(self, version_id: int) -> Compiled:
+        version = templates.version_by_id(version_id)
+        return compile_version(version_id, version.channels, version.default_locale)
+
+
+def _once_more(work: Callable[[], T]) -> T:
+    """Locks are taken in id order, so a deadlock is rare; it costs one repeat."""
+    try:
+        return work()
+    except OperationalError as error:
+        if getattr(error.__cause__, "pgcode", None) != "40P01":
+            raise
+        return work()
+
+
+def _touches_people(result: Result) -> bool:
+    claimed = result.claimed
+    if not (result.verdict.retire or result.verdict.suppress):
+        return False
+    # A test must leave no trace on real people; a sandbox recipient is there to be retired.
+    return claimed.mode is Mode.LIVE or bool(claimed.address and claimed.address.is_sandbox)
+
+
+def _touch(result: Result) -> None:
+    claimed, verdict = result.claimed, result.verdict
+    gone_since = result.outcome.gone_since if result.outcome else None
+    if verdict.retire and claimed.device_id is not None:
+        people.retire_device(claimed.device_id, verdict.reason, gone_since=gone_since)
+    elif verdict.retire and claimed.address_id is not None:
+        people.retire_address(claimed.address_id, verdict.reason)
+    if verdict.suppress and claimed.address is not None:
+        people.suppress(
+            claimed.channel, claimed.address.value, verdict.suppress, source="provider", note=verdict.detail
+        )
+
+

@@ -1,0 +1,43 @@
+"""This process as a worker: made after the fork, kept until it ends."""
+
+from __future__ import annotations
+
+import os
+from multiprocessing import Event
+from typing import Any
+
+from celery.signals import worker_process_shutdown, worker_shutting_down
+
+from apps.notifications.claims import machine_time
+from apps.notifications.ledger import PostgresLedger
+from notifier.limits import exchange_token
+from notifier.pipeline import Worker
+
+_LAST_WRITES_S = 10.0
+_stopping = Event()  # shared with the children: they are forked (or spawned) from the process that gets the signal
+_workers: dict[int, Worker] = {}
+
+
+def this_worker() -> Worker:
+    """The one of this process. A forked child never finds its parent's: it is kept under the process id."""
+    pid = os.getpid()
+    if pid not in _workers:
+        _workers.clear()
+        _workers[pid] = Worker.start(
+            PostgresLedger(), machine_time, exchange_token=exchange_token, must_stop=_stopping.is_set
+        )
+    return _workers[pid]
+
+
+@worker_shutting_down.connect
+def _stop_claiming(**_: Any) -> None:
+    _stopping.set()
+
+
+@worker_process_shutdown.connect
+def _write_what_is_left(**_: Any) -> None:
+    worker = _workers.get(os.getpid())
+    if worker is not None:
+        worker.loop.close(_LAST_WRITES_S)
+
+

@@ -1,0 +1,181 @@
+"""What a worker process has one of: an event loop with its clients, a bound on what is in flight, a recorder.
+
+All of it is made after the fork, on first use: no client survives a fork, and an async client belongs to the
+loop it was made on. Celery's task runs on the process's main thread and hands work over; the loop and the
+recorder outlive the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import structlog
+
+from notifier.ledger import Result
+
+try:
+    import uvloop
+
+    _new_loop: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+except ImportError:  # no uvloop for the platform: the standard loop, at two thirds of the speed
+    _new_loop = asyncio.new_event_loop
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+IN_FLIGHT = 100  # calls open + results not yet committed: what a death of this process can send twice
+RECORD_ROWS = 100
+RECORD_AFTER_S = 0.1
+HUNGRY_ROWS = 32  # enough to record when senders wait for room
+_OUTAGE_PAUSES_S = (0.1, 0.3, 1.0, 2.0)
+
+
+class Slots:
+    """Room for what is in flight. Taken by the shift, given back when a result is committed."""
+
+    def __init__(self, limit: int = IN_FLIGHT) -> None:
+        self.limit = limit
+        self._used = 0
+        self._changed = threading.Condition()
+        self.is_wanted = False  # somebody waits for room: the recorder then writes sooner
+
+    @property
+    def used(self) -> int:
+        return self._used
+
+    def take(self, most: int, timeout_s: float) -> int:
+        """Between 1 and `most` slots, waiting for the first; 0 when there was none in time."""
+        with self._changed:
+            if self._used >= self.limit:
+                self.is_wanted = True
+                self._changed.wait_for(lambda: self._used < self.limit, timeout_s)
+                self.is_wanted = False
+            taken = min(most, self.limit - self._used)
+            self._used += taken
+            return taken
+
+    def give(self, count: int) -> None:
+        with self._changed:
+            self._used -= count
+            self._changed.notify_all()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Whether nothing was in flight any more within `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._used == 0, timeout_s)
+
+
+class Recorder:
+    """Writes results in batches, on a thread and database connection of its own, through any outage.
+
+    A result that cannot be written yet is kept and tried again until it is: the fence says then whether it
+    still counts.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, write: Callable[[Sequence[Result]], None], slots: Slots):
+        self._loop = loop
+        self._write = write
+        self._slots = slots
+        self._kept: list[Result] = []
+        self._held = 0  # of those kept, how many hold a slot
+        self._since = 0.0
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
+        self._open = 0
+        self._task = loop.create_task(self._run())
+
+    def opened(self, count: int) -> None:
+        self._open += count
+
+    def add(self, results: Sequence[Result], *, ended_calls: int = 0) -> None:
+        """Keep results for the next write. `ended_calls`: how many of them were calls that held a slot."""
+        self._open -= ended_calls
+        if not self._kept:
+            self._since = self._loop.time()
+        self._kept.extend(results)
+        self._wake.set()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._kept and not self._open
+
+    def _is_time(self) -> bool:
+        kept = len(self._kept)
+        return (
+            kept >= RECORD_ROWS
+            or self._open == 0
+            or (kept >= HUNGRY_ROWS and self._slots.is_wanted)
+            or self._loop.time() - self._since >= RECORD_AFTER_S
+        )
+
+    async def _run(self) -> None:
+        while True:
+            if not self._kept:
+                self._wake.clear()
+                await self._wake.wait()
+            while not self._is_time():
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout_at(self._since + RECORD_AFTER_S):
+                        await self._wake.wait()
+                except TimeoutError:
+                    break
+            batch = self._kept[:RECORD_ROWS]
+            del self._kept[:RECORD_ROWS]
+            self._since = self._loop.time()
+            await self._loop.run_in_executor(self._thread, self._write_through, batch)
+            self._slots.give(sum(result.outcome is not None for result in batch))
+
+    def _write_through(self, batch: list[Result]) -> None:
+        failures = 0
+        while True:
+            try:
+                return self._write(batch)
+            except Exception as error:  # the recorder's border: nothing recorded may be dropped
+                pause = _OUTAGE_PAUSES_S[min(failures, len(_OUTAGE_PAUSES_S) - 1)]
+                failures += 1
+                log.warning("record_failed", error=type(error).__name__, rows=len(batch), failures=failures)
+                time.sleep(pause)
+
+
+class Loop:
+    """The event loop of this process, on a thread of its own."""
+
+    def __init__(self, write: Callable[[Sequence[Result]], None]) -> None:
+        self.slots = Slots()
+        self._loop = _new_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
+        self._thread.start()
+        self.recorder: Recorder = self.call(self._make_recorder(write)).result(10)
+
+    async def _make_recorder(self, write: Callable[[Sequence[Result]], None]) -> Recorder:
+        return Recorder(asyncio.get_running_loop(), write, self.slots)
+
+    def call(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the loop; from any thread."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def record(self, results: Sequence[Result]) -> None:
+        """Hand over results that were no calls (a gate said no); from any thread."""
+        if results:
+            self._loop.call_soon_threadsafe(self.recorder.add, results)
+
+    def wait_recorded(self, timeout_s: float) -> bool:
+        """Whether everything handed over was committed within `timeout_s`."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until:
+            if self.slots.wait_idle(max(0.0, until - time.monotonic())) and self.recorder.is_empty:
+                return True
+            time.sleep(0.01)
+        return False
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Let results in hand be written, then stop."""
+        self.wait_recorded(timeout_s)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout_s)

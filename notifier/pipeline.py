@@ -1,0 +1,215 @@
+"""THE PATH of a delivery through a worker: claim, render, route, dispatch; settled and recorded as calls end."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from notifier import queues
+from notifier.ledger import Claimed, Ledger, Result, Stop, Verdict
+from notifier.lifecycle import State
+from notifier.loop import IN_FLIGHT, Loop
+from notifier.message import Lane, Message
+from notifier.providers.registry import provider_class
+from notifier.stages.dispatch import Dispatcher, Job
+from notifier.stages.render import RenderError, Renderer
+from notifier.stages.route import Router
+from notifier.stages.settle import CALL_TIMEOUT_S, LEASE_S
+
+CLAIM_FOR_S = 20.0  # a shift takes no more after that; with a call's timeout it ends well inside the hard limit
+FIRST_TOP_UP = 200
+MOST_CLAIMED = 1000  # keeps the statements per delivery few; what waits longer than FRESH_S is checked again
+FRESH_S = 2.0
+SLOT_WAIT_S = 5.0
+
+
+@dataclass
+class Worker:
+    """What a worker process keeps from shift to shift."""
+
+    ledger: Ledger
+    loop: Loop
+    router: Router
+    dispatcher: Dispatcher
+    clock: Callable[[], float]  # the machine's, as in Claimed.lease_ends
+    must_stop: Callable[[], bool] = lambda: False
+
+    @classmethod
+    def start(
+        cls,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        *,
+        exchange_token: Callable[..., object] | None = None,
+        must_stop: Callable[[], bool] = lambda: False,
+    ) -> Worker:
+        loop = Loop(ledger.record)
+        router = Router()
+        return cls(ledger, loop, router, Dispatcher(loop, router, exchange_token), clock, must_stop)
+
+
+def deliver(worker: Worker, queue: str, ids: Sequence[UUID], *, alone: bool = False) -> int:
+    """One shift: send what was rung for, then what else its lane holds. Returns how many deliveries it took.
+
+    Raises what the ledger raises (the task tries again); every claimed row is by then with the recorder, or its
+    lease ends and the relay gives it back.
+    """
+    return Shift(worker, queue).run(ids, alone=alone)
+
+
+@dataclass
+class Shift:
+    worker: Worker
+    queue: str
+    ready: deque[Claimed] = field(default_factory=deque)
+    taken: int = 0
+
+    def run(self, ids: Sequence[UUID], *, alone: bool) -> int:
+        worker, ledger = self.worker, self.worker.ledger
+        channel, queue_lane = queues.channel_and_lane(self.queue)
+        lease_s = LEASE_S[Lane.CRITICAL if queue_lane == Lane.CRITICAL else Lane.NORMAL]
+        renderer = Renderer(ledger.template)
+        worker.router.use(ledger.accounts())
+        until = time.monotonic() + CLAIM_FOR_S
+
+        if alone and not worker.loop.wait_recorded(LEASE_S[Lane.CRITICAL]):
+            return 0  # a row that killed a process is sent with nothing else in flight, or rung again later
+        self._add(ledger.claim(ids, lease_s=lease_s, alone=alone))
+        self._send_all(renderer)
+        if alone:
+            worker.loop.wait_recorded(LEASE_S[Lane.CRITICAL])
+            return self.taken
+
+        more = FIRST_TOP_UP
+        while not worker.must_stop() and time.monotonic() < until:
+            began = time.monotonic()
+            found = self._top_up(channel, queue_lane, more - len(self.ready), lease_s)
+            if found == 0:
+                break
+            self._send_all(renderer, keep=IN_FLIGHT)
+            # As much as goes out in a second or so: few statements when it runs, little in memory when it does not.
+            more = min(MOST_CLAIMED, more * 2) if time.monotonic() - began < FRESH_S / 2 else max(IN_FLIGHT, more // 2)
+        self._send_all(renderer)
+        return self.taken
+
+    def _top_up(self, channel: str, queue_lane: str, room: int, lease_s: float) -> int:
+        """First tries go before bulk and retries, also in a shift that was rung for those."""
+        found = 0
+        lanes = [queue_lane]
+        if queue_lane in (Lane.BULK, queues.RETRY):
+            lanes.insert(0, Lane.NORMAL)
+        for lane in lanes:
+            if room - found > 0:
+                found += self._add(
+                    self.worker.ledger.top_up(queues.Channel(channel), lane, room - found, lease_s=lease_s)
+                )
+        return found
+
+    def _add(self, claimed: Sequence[Claimed]) -> int:
+        """Keep what may be sent; what a gate stopped goes straight to the record. Returns how many may be sent."""
+        self.taken += len(claimed)
+        self.worker.loop.record([stopped(c, c.stop) for c in claimed if c.stop is not None])
+        sendable = [c for c in claimed if c.stop is None]
+        self.ready.extend(sendable)
+        return len(sendable)
+
+    def _send_all(self, renderer: Renderer, keep: int = 0) -> None:
+        """Send what is ready down to `keep` rows, which wait for the next claim to come in beside them."""
+        while len(self.ready) > keep:
+            room = self.worker.loop.slots.take(min(IN_FLIGHT, len(self.ready) - keep), SLOT_WAIT_S)
+            if room:
+                self._send(renderer, [self.ready.popleft() for _ in range(room)])
+            elif self._lease_is_over():
+                return
+
+    def _lease_is_over(self) -> bool:
+        """The database or a provider held us up for too long: let go of everything, the relay has it."""
+        if self.worker.clock() < self.ready[0].lease_ends:
+            return False
+        self.ready.clear()
+        return True
+
+    def _send(self, renderer: Renderer, claimed: list[Claimed]) -> None:
+        jobs: list[Job] = []
+        done: list[Result] = []
+        for each in self._fresh(claimed):
+            made = each if isinstance(each, Result) else self._prepare(renderer, each)
+            (jobs if isinstance(made, Job) else done).append(made)  # type: ignore[arg-type]
+        self.worker.loop.record(done)
+        if len(jobs) < len(claimed):
+            self.worker.loop.slots.give(len(claimed) - len(jobs))
+        if jobs:
+            self.worker.dispatcher.submit(grouped(jobs))
+
+    def _fresh(self, claimed: list[Claimed]) -> list[Claimed | Result]:
+        """The rows whose gates were read within the last two seconds; older ones are read again now."""
+        now = self.worker.clock()
+        old = [c for c in claimed if now - c.claimed_at > FRESH_S]
+        if not old:
+            return list(claimed)
+        again = {c.delivery_id: c for c in self.worker.ledger.recheck(old)}
+        current = [again.get(c.delivery_id, c) for c in claimed]
+        return [stopped(c, c.stop) if c.stop is not None else c for c in current]
+
+    def _prepare(self, renderer: Renderer, claimed: Claimed) -> Job | Result:
+        timeout_s = CALL_TIMEOUT_S[claimed.lane]
+        if self.worker.clock() + timeout_s > claimed.lease_ends:
+            return given_back(claimed)
+        account = self.worker.router.pick(claimed)
+        if isinstance(account, Stop):
+            return stopped(claimed, account)
+        try:
+            content = renderer.render(claimed)
+        except RenderError as error:
+            return Result(claimed, Verdict(State.FAILED, error.code, error.detail))
+        assert claimed.address is not None  # noqa: S101 - the address gate has seen it
+        message = Message(
+            delivery_id=claimed.delivery_id,
+            claim_no=claimed.claim_no,
+            channel=claimed.channel,
+            lane=claimed.lane,
+            mode=claimed.mode,
+            address=claimed.address,
+            content=content,
+            expires_at=claimed.expires_at,
+            collapse_id=claimed.collapse_key or claimed.delivery_id.hex,
+            timeout_s=timeout_s,
+            locale=claimed.locale,
+        )
+        return Job(claimed, message, account)
+
+
+def stopped(claimed: Claimed, stop: Stop) -> Result:
+    """The result of a gate that said no, or not now."""
+    state = claimed.state if stop.retry_in_s is not None else stop.state
+    return Result(
+        claimed,
+        Verdict(
+            state,
+            stop.reason,
+            stop.detail,
+            retry_in_s=stop.retry_in_s,
+            waiting=stop.waiting,
+            queue_lane=claimed.queue_lane,
+        ),
+    )
+
+
+def given_back(claimed: Claimed) -> Result:
+    """Too little of the lease is left for a call: due again at once, no try counted."""
+    return Result(claimed, Verdict(claimed.state, retry_in_s=0.0, queue_lane=claimed.queue_lane))
+
+
+def grouped(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Calls: the jobs of one account together, as many as its provider takes at once."""
+    by_account: dict[int, list[Job]] = {}
+    for job in jobs:
+        by_account.setdefault(job.account.id, []).append(job)
+    calls = []
+    for same in by_account.values():
+        size = min(provider_class(same[0].account.kind).batch_size, IN_FLIGHT)
+        calls.extend(same[start : start + size] for start in range(0, len(same), size))
+    return calls

@@ -1,0 +1,133 @@
+"""Handing messages to providers, on the process's event loop: one call per batch, one outcome per message."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import structlog
+
+from notifier.ledger import Account, Claimed, Result
+from notifier.loop import Loop
+from notifier.message import Message
+from notifier.outcome import Kind, Outcome, Scope
+from notifier.providers.base import ConfigurationError, Provider, Surroundings
+from notifier.providers.http import Carrier
+from notifier.providers.registry import provider_class
+from notifier.stages.route import Router
+from notifier.stages.settle import judge
+
+log = structlog.get_logger(__name__)
+
+GRACE_S = 2.0  # an adapter ends its own calls within the message's timeout; past this it is broken
+RETIRED_AFTER_S = 30.0  # an account's old instance may still have calls open when its settings change
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    claimed: Claimed
+    message: Message
+    account: Account
+
+
+class Dispatcher:
+    """The provider instances of this process, and the calls that are open. Its `send` runs on the loop."""
+
+    def __init__(self, loop: Loop, router: Router, exchange_token: Callable[..., Any] | None = None) -> None:
+        self._loop = loop
+        self._router = router
+        self._exchange_token = exchange_token
+        self._carrier: Carrier | None = None
+        self._providers: dict[int, tuple[str, Provider]] = {}
+
+    def submit(self, calls: Sequence[Sequence[Job]]) -> None:
+        """Start one call per group of jobs (each of one account); every job must hold a slot. Any thread."""
+        self._loop.call(self._start(calls))
+
+    async def _start(self, calls: Sequence[Sequence[Job]]) -> None:
+        self._loop.recorder.opened(sum(len(jobs) for jobs in calls))
+        for jobs in calls:
+            task = asyncio.create_task(self._call(jobs))
+            _running.add(task)
+            task.add_done_callback(_running.discard)
+
+    async def _call(self, jobs: Sequence[Job]) -> None:
+        started = time.time()
+        account = jobs[0].account
+        outcomes = await self._outcomes(account, jobs)
+        ended = time.time()
+        breaker = self._router.breaker(account)
+        results = []
+        for job, outcome in zip(jobs, outcomes, strict=True):
+            breaker.saw(outcome)
+            results.append(
+                Result(
+                    job.claimed, judge(job.claimed, outcome), outcome, account.id, started_at=started, ended_at=ended
+                )
+            )
+        self._loop.recorder.add(results, ended_calls=len(jobs))
+
+    async def _outcomes(self, account: Account, jobs: Sequence[Job]) -> Sequence[Outcome]:
+        messages = [job.message for job in jobs]
+        try:
+            provider = self._provider(account)
+        except ConfigurationError as error:
+            wrong = Outcome(Kind.MISCONFIGURED, Scope.ACCOUNT, code="configuration", detail=str(error))
+            return [wrong] * len(jobs)
+        try:
+            async with asyncio.timeout(max(message.timeout_s for message in messages) + GRACE_S):
+                outcomes = await provider.send(messages)
+            if len(outcomes) == len(jobs):
+                return outcomes
+            problem = "wrong_count"
+        except Exception as error:  # the border: a fault in an adapter costs its own messages a try, no more
+            log.error("provider_raised", account=account.name, error=type(error).__name__)
+            problem = type(error).__name__
+        return [Outcome(Kind.UNCERTAIN, code=problem, detail="the adapter failed")] * len(jobs)
+
+    def _provider(self, account: Account) -> Provider:
+        revision, provider = self._providers.get(account.id, ("", None))
+        if provider is not None and revision == account.revision:
+            return provider
+        if provider is not None:
+            asyncio.get_running_loop().call_later(RETIRED_AFTER_S, _close, provider)
+        if self._carrier is None:
+            self._carrier = Carrier()
+        made = make_provider(
+            account,
+            Surroundings(
+                carrier=self._carrier,
+                hook_url=account.hook_url,
+                exchange_token=self._exchange_token,
+                account_name=account.name,
+            ),
+        )
+        self._providers[account.id] = (account.revision, made)
+        return made
+
+
+_running: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+
+
+def make_provider(account: Account, surroundings: Surroundings) -> Provider:
+    """The provider of an account. Raises ConfigurationError, naming the field, when its settings cannot work."""
+    try:
+        cls = provider_class(account.kind)
+    except KeyError:
+        raise ConfigurationError(f"account {account.name}: there is no provider {account.kind!r}") from None
+    known = {field.name for field in fields(cls.Settings)}
+    unknown = sorted(set(account.settings) - known)
+    if unknown:
+        raise ConfigurationError(f"account {account.name}: no such setting: {', '.join(unknown)}")
+    settings = cls.Settings(**account.settings)
+    cls.check(settings)
+    return cls(settings, surroundings)
+
+
+def _close(provider: Provider) -> None:
+    task = asyncio.ensure_future(provider.aclose())
+    _running.add(task)
+    task.add_done_callback(_running.discard)

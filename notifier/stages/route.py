@@ -1,0 +1,127 @@
+"""Through whom: which provider account takes a message."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from notifier.ledger import Account, Claimed, Stop
+from notifier.message import Channel, Mode
+from notifier.outcome import Kind, Outcome, Scope
+from notifier.providers.registry import provider_class
+
+FAILURES_TO_OPEN = 10  # in a row
+OPEN_S = 5.0  # first; doubles
+MOST_OPEN_S = 60.0
+SICK_S = 30.0  # an account whose credentials were refused is left alone for so long
+WAIT_S = 5.0  # a message that nobody can take now is looked at again then
+
+
+class Breaker:
+    """Whether an account is worth a call, by what its last calls came to; this process's view.
+
+    Opens after failures in a row; lets one probe through when its time is over; closes on the first answer.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures = 0
+        self._open_s = OPEN_S
+        self._until = 0.0
+        self._probing = False
+
+    def allows(self) -> bool:
+        if self._until == 0.0:
+            return True
+        if self._clock() < self._until or self._probing:
+            return False
+        self._probing = True
+        return True
+
+    @property
+    def is_open(self) -> bool:
+        return self._until != 0.0
+
+    def saw(self, outcome: Outcome) -> None:
+        if outcome.kind is Kind.MISCONFIGURED and outcome.scope is Scope.ACCOUNT:
+            self._open_for(SICK_S)
+        elif outcome.kind in (Kind.UNAVAILABLE, Kind.UNCERTAIN):
+            self._failures += 1
+            if self._probing or self._failures == FAILURES_TO_OPEN:
+                self._open_for(self._open_s)
+                self._open_s = min(self._open_s * 2, MOST_OPEN_S)
+        elif outcome.kind is Kind.THROTTLED and outcome.scope is Scope.ACCOUNT:
+            self._open_for(outcome.retry_after_s or 1.0)
+        else:
+            self._failures, self._open_s, self._until, self._probing = 0, OPEN_S, 0.0, False
+
+    def _open_for(self, seconds: float) -> None:
+        self._until = self._clock() + seconds
+        self._probing = False
+
+
+class Router:
+    """Picks accounts for one process; kept from shift to shift, so that it remembers who is sick."""
+
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self._accounts: Sequence[Account] = ()
+        self._by_target: dict[tuple[str, str, str, bool], list[Account]] = {}
+        self._breakers: dict[int, Breaker] = {}
+        self._chance = chance or random.Random()  # noqa: S311 - spreads load, guards nothing
+
+    def use(self, accounts: Sequence[Account]) -> None:
+        if accounts is not self._accounts:
+            self._accounts = accounts
+            self._by_target.clear()
+
+    def breaker(self, account: Account) -> Breaker:
+        return self._breakers.setdefault(account.id, Breaker())
+
+    def pick(self, claimed: Claimed) -> Account | Stop:
+        """The account for this message; a Stop (wait, no try counted) when none can take it now."""
+        fitting = self._fitting(claimed)
+        if not fitting:
+            return _wait(claimed, "provider_paused", "no active account serves it")
+        healthy = [account for account in fitting if not self.breaker(account).is_open]
+        # A try that failed goes elsewhere next time, where there is an elsewhere.
+        others = [account for account in healthy if account.id != claimed.last_account_id]
+        for account in self._by_weight(others if claimed.state == "retrying" and others else healthy):
+            return account
+        for account in fitting:
+            if self.breaker(account).allows():
+                return account
+        return _wait(claimed, "provider_unavailable", ", ".join(account.name for account in fitting))
+
+    def _by_weight(self, accounts: list[Account]) -> Iterable[Account]:
+        if len(accounts) <= 1:
+            return accounts
+        return self._chance.choices(accounts, [max(account.weight, 0) or 0.001 for account in accounts])
+
+    def _fitting(self, claimed: Claimed) -> list[Account]:
+        address = claimed.address
+        platform = address.platform if address and address.platform else ""
+        sandboxed = claimed.mode is Mode.TEST or bool(address and address.is_sandbox)
+        key = (claimed.channel, platform, claimed.device_provider, sandboxed)
+        if key not in self._by_target:
+            self._by_target[key] = [account for account in self._accounts if _fits(account, *key)]
+        return self._by_target[key]
+
+
+def _fits(account: Account, channel: str, platform: str, provider: str, sandboxed: bool) -> bool:
+    if not account.is_active or account.is_sandbox != sandboxed:
+        return False
+    serves = provider_class(account.kind).serves
+    if channel != Channel.PUSH:
+        return channel in serves
+    # A device token belongs to the provider that issued it.
+    return (
+        account.kind == provider
+        and f"push:{platform}" in serves
+        and (not account.platforms or platform in account.platforms)
+    )
+
+
+def _wait(claimed: Claimed, word: str, seen: str) -> Stop:
+    jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing
+    return Stop("provider", claimed.state, detail=seen, seen=seen, retry_in_s=WAIT_S * jitter, waiting=word)
