@@ -168,6 +168,8 @@ INSTALLED_APPS = [
     "apps.console.apps.ConsoleConfig",
 ]
 MIDDLEWARE = [
+    "apps.rest.middleware.RequestIdMiddleware",
+    "apps.rest.middleware.ProblemMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 
-ROOMS = ("clients", "people", "templates", "providers", "notifications", "console")
+ROOMS = ("rest", "clients", "people", "templates", "providers", "notifications", "console")
 
 urlpatterns: list[URLPattern | URLResolver] = [
     path("admin/", admin.site.urls),
