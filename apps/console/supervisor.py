@@ -36,6 +36,11 @@ def procfile(path: Path = ROOT / "Procfile") -> dict[str, str]:
     return {name.strip(): command.strip() for name, _, command in lines}
 
 
+def ports_of(commands: Mapping[str, str]) -> dict[str, str]:
+    """Every variable whose name ends in PORT, with its default as the Procfile writes it: `${PORT:-8000}`."""
+    return dict(re.findall(r"\$\{(\w*PORT):-(\d+)\}", " ".join(commands.values())))
+
+
 def queues_of(command: str) -> list[str]:
     """The queues that a Procfile command consumes: the value of its `-Q`."""
     found = re.search(r"\s-Q\s+(\S+)", command)
@@ -172,7 +177,6 @@ def claim_port(variable: str, environment: Mapping[str, str], patience_s: float 
 
 # --- The demo's environment -----------------------------------------------------------------------------------
 
-PORTS = {"PORT": "8000", "SANDBOX_PORT": "8100", "SANDBOX_APNS_PORT": "8197", "SANDBOX_SMTP_PORT": "8125"}
 _prepared: Servers | None = None
 
 
@@ -201,7 +205,7 @@ def prepare_environment() -> None:
 def _prepare() -> Servers:
     environment = os.environ
     environment.setdefault("DEMO", "1")
-    for variable, default in PORTS.items():
+    for variable, default in ports_of(procfile()).items():
         environment.setdefault(variable, default)
     state = state_directory()
     servers = Servers(state)

@@ -18,7 +18,7 @@ import psycopg2
 import requests
 
 from apps.console.servers import Servers
-from apps.console.supervisor import PORTS, ROOT, Fleet, free_port, procfile
+from apps.console.supervisor import ROOT, Fleet, free_port, ports_of, procfile
 
 DATABASE = "notifier_stack"
 READY_WITHIN_S = 60
@@ -33,7 +33,7 @@ class Stack:
     def __init__(self, servers: Servers, directory: Path, *, leave_out: tuple[str, ...] = ()) -> None:
         self.servers = servers
         self.directory = directory
-        ports = {variable: str(free_port()) for variable in PORTS}
+        ports = {variable: str(free_port()) for variable in ports_of(procfile())}
         self.url = f"http://127.0.0.1:{ports['PORT']}"
         self.sandbox_url = f"http://127.0.0.1:{ports['SANDBOX_PORT']}"
         self.environment = {

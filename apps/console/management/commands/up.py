@@ -20,9 +20,9 @@ from django.db import connections
 
 from apps.console.servers import ServerError, Servers
 from apps.console.supervisor import (
-    PORTS,
     Fleet,
     claim_port,
+    ports_of,
     prepared_servers,
     procfile,
     state_directory,
@@ -70,7 +70,7 @@ class Up:
     # --- starting -------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        for variable in PORTS:
+        for variable in ports_of(self.commands):
             claim_port(variable, os.environ)
         if self.servers.missing:
             self._say("up", "starting " + ", ".join(server.name for server in self.servers))
