@@ -16,8 +16,8 @@ class ConfigurationError(Exception):
 
 
 def setting(default: Any = "", *, secret: bool = False, help: str = "") -> Any:
-    """A field of a provider's `Settings`: its default, whether it is a secret, and one line of help."""
-    return field(default=default, metadata={"secret": secret, "help": help})
+    """A field of a provider's `Settings`: its default, whether it is a secret (then no repr), and one line of help."""
+    return field(default=default, repr=not secret, metadata={"secret": secret, "help": help})
 
 
 @dataclass(frozen=True, slots=True)
