@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery
 from celery.signals import celeryd_init
 from kombu import Queue
-from kombu.utils.scheduling import round_robin_cycle
 
 from notifier.message import Lane
 from notifier.queues import ALL_QUEUES, CORE
@@ -31,15 +31,28 @@ app.conf.beat_schedule = {}
 app.autodiscover_tasks()
 
 
-class LaneOrder(round_robin_cycle):
+class LaneOrder:
     """Normal before all else, the rest in turn: what a campaign queues never delays an order's confirmation.
 
-    Kombu's own "priority" strategy repeats the iteration order of a set, so no order at all
-    (kombu 5.7.0, `Channel.active_queues`). Bulk and retry take turns, so that neither starves the other.
+    Kombu asks it for the order of the next read (its `queue_order_strategy`). Kombu's own "priority" repeats
+    the iteration order of a set, so no order at all (kombu 5.7.0, `Channel.active_queues`). Bulk and retry
+    take turns, so that neither starves the other.
     """
 
+    def __init__(self) -> None:
+        self._queues: list[str] = []
+
+    def update(self, queues: Iterable[str]) -> None:
+        self._queues = sorted(queues)
+
     def consume(self, n: int) -> list[str]:
-        return sorted(self.items[:n], key=lambda queue: not queue.endswith(f".{Lane.NORMAL}"))
+        return sorted(self._queues[:n], key=lambda queue: not queue.endswith(f".{Lane.NORMAL}"))
+
+    def rotate(self, last_used: str) -> str:
+        if last_used in self._queues:
+            self._queues.remove(last_used)
+            self._queues.append(last_used)
+        return last_used
 
 
 @celeryd_init.connect

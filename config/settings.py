@@ -6,6 +6,7 @@ Each variable may also be given as `<NAME>_FILE`, the path of a file that holds 
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -51,6 +52,11 @@ for _position, _key in enumerate(FIELD_ENCRYPTION_KEYS, start=1):
             f"FIELD_ENCRYPTION_KEYS: key {_position} is not 32 bytes in URL-safe base64. "
             "Make one: openssl rand -base64 32 | tr +/ -_"
         ) from error
+
+ADDRESS_HASH_KEY: str = env.str("ADDRESS_HASH_KEY", default="") or (
+    SECRET_KEY if DEMO else required("ADDRESS_HASH_KEY", "Make one and keep it for ever: openssl rand -base64 32")
+)
+"""Keys the hashes of addresses and device tokens. Under another key no suppression would be found again."""
 
 METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
 """Bearer token of /metrics; empty: the page answers on no public address."""
@@ -210,6 +216,8 @@ STATIC_ROOT = BASE_DIR / "staticfiles"
 # Hashed names need `collectstatic` first; without it (demo, tests) the files are served from where they lie.
 _COLLECTED = (STATIC_ROOT / "staticfiles.json").exists()
 WHITENOISE_USE_FINDERS = not _COLLECTED
+if not _COLLECTED:
+    warnings.filterwarnings("ignore", message="No directory at", category=UserWarning)  # WhiteNoise, of STATIC_ROOT
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
@@ -229,6 +237,8 @@ X_FRAME_OPTIONS = "DENY"
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
 if env.bool("BEHIND_TLS_PROXY", default=False):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+TRUSTED_PROXIES: int = env.int("TRUSTED_PROXIES", default=0)
+"""How many proxies of ours append to X-Forwarded-For. 0: the header is not believed."""
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 2**20  # batch and provider callbacks; the parser holds the rest to 1 MiB
 
 REST_FRAMEWORK = {
