@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from apps.console.servers import ServerError, Servers, die_with_parent
+from apps.console.servers import URLS, ServerError, Servers, die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKER_GRACE_S = 45  # a shift stops claiming after 20 s and its calls end within 10 s
@@ -177,6 +178,9 @@ def claim_port(variable: str, environment: Mapping[str, str], patience_s: float 
 
 # --- The demo's environment -----------------------------------------------------------------------------------
 
+FOR_MANAGE_PY = (*URLS, "SECRET_KEY", "FIELD_ENCRYPTION_KEYS", "METRICS_TOKEN", "PUBLIC_URL", "SANDBOX_URL", "DEMO")
+"""What .run/env holds, so that other commands meet the same servers: `set -a; . .run/env; manage.py shell`."""
+
 _prepared: Servers | None = None
 
 
@@ -227,6 +231,12 @@ def _prepare() -> Servers:
     environment.setdefault("SANDBOX_TLS_DIR", str(state / "sandbox"))
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     environment["PYTHONUNBUFFERED"] = "1"
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes import the same modules at each start
+    environment["CELERY_SKIP_CHECKS"] = "1"  # `up` runs Django's checks once, for all of them
+    if os.geteuid() == 0:
+        # Celery warns of pickle under root; we accept JSON only.
+        environment.setdefault("PYTHONWARNINGS", "ignore:You're running the worker with superuser privileges")
+    _write_private(state / "env", {key: environment[key] for key in FOR_MANAGE_PY if key in environment})
     return servers
 
 
@@ -240,9 +250,14 @@ def _secrets(path: Path) -> dict[str, str]:
             "ADMIN_USER": "admin",
             "ADMIN_PASSWORD": secrets.token_urlsafe(12),
         }
-        unfinished = path.with_suffix(".new")
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.writelines(f"{key}={value}\n" for key, value in made.items())
-        unfinished.replace(path)
+        _write_private(path, made)
     lines = path.read_text().splitlines()
-    return {key: value for key, _, value in (line.partition("=") for line in lines) if key}
+    return {key: shlex.split(value)[0] for key, _, value in (line.partition("=") for line in lines) if value}
+
+
+def _write_private(path: Path, values: Mapping[str, str]) -> None:
+    """A file that a shell can source, readable by its owner alone, complete or not there at all."""
+    unfinished = path.with_name(f"{path.name}.new")
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.writelines(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
+    unfinished.replace(path)

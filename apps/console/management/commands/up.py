@@ -14,9 +14,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from django.core.management import call_command, get_commands
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connections
+from django.db import OperationalError, connections
 
 from apps.console.servers import ServerError, Servers
 from apps.console.supervisor import (
@@ -72,21 +72,38 @@ class Up:
     def _start(self) -> None:
         for variable in ports_of(self.commands):
             claim_port(variable, os.environ)
+        self._spawn("sandbox")  # first: it makes the keys that the demo's provider accounts are seeded with
         if self.servers.missing:
             self._say("up", "starting " + ", ".join(server.name for server in self.servers))
         self.servers.start()
-        self._spawn("sandbox")  # makes the keys that the demo's provider accounts are seeded with
+        for step in (self._check, self._migrate, self._seed, self._spawn_all, self._open):
+            if self.stopping:
+                return
+            step()
+
+    def _check(self) -> None:
+        call_command("check", verbosity=0)
+
+    def _migrate(self) -> None:
         self._say("up", "migrating the database")
-        call_command("migrate", interactive=False, verbosity=0)
-        self._await("sandbox", f"{os.environ['SANDBOX_URL']}/healthz")
-        if "seed" in get_commands():
+        try:
+            call_command("migrate", interactive=False, verbosity=0)
+        except OperationalError as error:
+            raise CommandError(f"The database of DATABASE_URL does not work: {error}") from error
+
+    def _seed(self) -> None:
+        if self._await("the sandbox", f"{os.environ['SANDBOX_URL']}/healthz"):
             self._say("up", "seeding the demo's data")
             call_command("seed", demo_env=str(self.state / "demo.env"))
+
+    def _spawn_all(self) -> None:
         connections.close_all()
         for name in self.commands:
             if not self.fleet[name].is_running:
                 self._spawn(name)
-        if self._await("everything", f"http://127.0.0.1:{os.environ['PORT']}/readyz"):
+
+    def _open(self) -> None:
+        if self._await("the service", f"http://127.0.0.1:{os.environ['PORT']}/readyz"):
             self._welcome()
 
     def _spawn(self, name: str) -> None:
