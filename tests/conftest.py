@@ -26,6 +26,7 @@ servers = Servers(_state, durable=False)
 os.environ.update(servers.environment())
 os.environ.setdefault("SECRET_KEY", "test-secret-key-of-no-value-" + "x" * 32)
 os.environ.setdefault("FIELD_ENCRYPTION_KEYS", base64.urlsafe_b64encode(bytes(range(32))).decode())
+os.environ.setdefault("ADDRESS_HASH_KEY", "test-address-hash-key-of-no-value")
 os.environ.setdefault("METRICS_TOKEN", "test-metrics-token")
 os.environ.setdefault("PROCESS_NAME", "tests")
 os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
