@@ -37,12 +37,8 @@ class Client(models.Model):
     """One product team's application: what it may do, and how much of it."""
 
     name = models.CharField(max_length=100, unique=True)
-    is_active = models.BooleanField(
-        default=True, help_text="Off: every request of this client is refused."
-    )
-    is_verified = models.BooleanField(
-        default=False, help_text="Off: reaches sandbox recipients only."
-    )
+    is_active = models.BooleanField(default=True, help_text="Off: every request of this client is refused.")
+    is_verified = models.BooleanField(default=False, help_text="Off: reaches sandbox recipients only.")
     scopes = ArrayField(models.CharField(max_length=20), default=all_scopes)
     channels = ArrayField(models.CharField(max_length=10), default=all_channels)
     lanes = ArrayField(models.CharField(max_length=10), default=default_lanes)
@@ -53,16 +49,10 @@ class Client(models.Model):
         help_text="Keys of the allowed categories; empty: all.",
     )
     senders = ArrayField(models.CharField(max_length=320), default=list, blank=True)
-    may_send_inline = models.BooleanField(
-        default=False, help_text="May send content that is no template."
-    )
+    may_send_inline = models.BooleanField(default=False, help_text="May send content that is no template.")
     ip_ranges = ArrayField(models.CharField(max_length=50), default=list, blank=True)
-    requests_per_minute = models.IntegerField(
-        default=3000, validators=[MinValueValidator(1)]
-    )
-    recipients_per_day = models.IntegerField(
-        default=1_000_000, validators=[MinValueValidator(1)]
-    )
+    requests_per_minute = models.IntegerField(default=3000, validators=[MinValueValidator(1)])
+    recipients_per_day = models.IntegerField(default=1_000_000, validators=[MinValueValidator(1)])
     time_zone = models.CharField(max_length=64, default="UTC")
     created_at = models.DateTimeField(auto_now_add=True)
 

@@ -1,0 +1,216 @@
+"""How much, how often: counters that all processes share through Redis, and what counts while Redis is away."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 0.2  # more than a healthy server ever takes, little enough to be paid by one request
+COOL_DOWN_S = 1.0  # after a failure nobody else waits for the server until this has passed
+ALERT_EVERY_S = 60.0
+
+# Each bucket refills evenly; all pay or none. Time is the server's, so that processes' clocks do not matter.
+# KEYS: the buckets. ARGV: capacity, window in ms and cost of each. A bucket is its tokens and when they were so many.
+# Returns, per bucket: 1 when it could pay, the whole tokens left, the milliseconds until it can pay.
+_SPEND = """
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+local tokens, answer, all = {}, {}, true
+for i, key in ipairs(KEYS) do
+  local capacity, window, cost = tonumber(ARGV[i*3-2]), tonumber(ARGV[i*3-1]), tonumber(ARGV[i*3])
+  local kept = redis.call('HMGET', key, 't', 'at')
+  local had, at = tonumber(kept[1]) or capacity, tonumber(kept[2]) or now
+  tokens[i] = math.min(capacity, had + math.max(0, now - at) * capacity / window)
+  if tokens[i] < cost then all = false end
+end
+for i, key in ipairs(KEYS) do
+  local capacity, window, cost = tonumber(ARGV[i*3-2]), tonumber(ARGV[i*3-1]), tonumber(ARGV[i*3])
+  local could = tokens[i] >= cost
+  local wait = could and 0 or math.ceil((math.min(cost, capacity) - tokens[i]) * window / capacity)
+  if all and cost > 0 then
+    tokens[i] = tokens[i] - cost
+    redis.call('HSET', key, 't', string.format('%.6f', tokens[i]), 'at', string.format('%d', now))
+    redis.call('PEXPIRE', key, window)
+  end
+  answer[i] = {could and 1 or 0, math.floor(tokens[i]), wait}
+end
+return answer
+"""
+
+# Whoever still knows the current token as stale may replace it; all others are handed the current one.
+_EXCHANGE = """
+local kept = redis.call('HMGET', KEYS[1], 'header', 'issued_at')
+if kept[1] and kept[1] ~= ARGV[1] then return kept end
+redis.call('HSET', KEYS[1], 'header', ARGV[2], 'issued_at', ARGV[3])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+return {ARGV[2], ARGV[3]}
+"""
+TOKEN_LIFE_S = 3600
+
+
+class Away(Exception):
+    """Redis did not answer in time, or was found away within the last second."""
+
+
+class Store:
+    """One Redis, as all limits see it: short timeouts, and after a failure a second in which nobody tries.
+
+    The client is made at first use; redis-py gives each process connections of its own, also after a fork.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: redis.Redis | None = None
+        self._making = threading.Lock()
+        self._away_until = 0.0
+        self._alert_at = 0.0
+
+    def script(self, source: str, keys: Sequence[str], *args: Any) -> Any:
+        """What the Lua `source` returns; its text travels once, then its hash. Raises Away."""
+        return self._ask(lambda client: client.register_script(source)(keys=list(keys), args=args))
+
+    def add_once(self, key: str, life_s: int) -> bool:
+        """Whether `key` was new; it is remembered for `life_s`. Raises Away."""
+        return bool(self._ask(lambda client: client.set(key, b"1", nx=True, ex=life_s)))
+
+    def _ask(self, command: Callable[[redis.Redis], Any]) -> Any:
+        if time.monotonic() < self._away_until:
+            raise Away
+        try:
+            return command(self._connected())
+        except redis.RedisError as error:
+            self._note(error)
+            raise Away from error
+
+    def _connected(self) -> redis.Redis:
+        if self._client is None:
+            with self._making:
+                self._client = self._client or redis.Redis.from_url(
+                    self._url,
+                    socket_timeout=TIMEOUT_S,
+                    socket_connect_timeout=TIMEOUT_S,
+                    retry=Retry(NoBackoff(), 0),
+                )
+        return self._client
+
+    def _note(self, error: redis.RedisError) -> None:
+        now = time.monotonic()
+        self._away_until = now + COOL_DOWN_S
+        if now >= self._alert_at:
+            self._alert_at = now + ALERT_EVERY_S
+            logger.error("the limits' Redis is away, limits count per process until it is back: %s", error)
+
+
+@lru_cache
+def store(url: str) -> Store:
+    """The process's one Store for `url`."""
+    return Store(url)
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """`capacity` per `window_s`, refilled evenly; `name` is what callers are told, `key` whose bucket it is."""
+
+    name: str
+    key: str
+    capacity: int
+    window_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A bucket after a spend. `could_pay` is False for the one that stopped it; then nothing was taken from any."""
+
+    bucket: Bucket
+    could_pay: bool
+    left: int
+    wait_s: float
+
+    @property
+    def full_in_s(self) -> int:
+        missing = self.bucket.capacity - self.left
+        return max(1, math.ceil(missing * self.bucket.window_s / self.bucket.capacity))
+
+
+class TokenBuckets:
+    """Rates of callers, shared by all processes; while Redis is away each process counts for itself (fails open)."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._local = LocalBuckets()
+
+    def spend(self, costs: Sequence[tuple[Bucket, int]]) -> list[Level]:
+        """Take `cost` from each bucket, or nothing from any when one cannot pay. One round trip; never raises."""
+        args = [number for bucket, cost in costs for number in (bucket.capacity, bucket.window_s * 1000, cost)]
+        try:
+            rows = self._store.script(_SPEND, [f"bucket:{bucket.key}" for bucket, _ in costs], *args)
+        except Away:
+            return self._local.spend(costs)
+        return [
+            Level(bucket, bool(could), int(left), wait_ms / 1000)
+            for (bucket, _), (could, left, wait_ms) in zip(costs, rows, strict=True)
+        ]
+
+
+class LocalBuckets:
+    """The same arithmetic within one process."""
+
+    MOST = 10_000  # keys; callers are few, so this is only ever reached by an attack on the failure buckets
+
+    def __init__(self) -> None:
+        self._levels: dict[str, tuple[float, float]] = {}
+        self._lock = threading.Lock()
+
+    def spend(self, costs: Sequence[tuple[Bucket, int]]) -> list[Level]:
+        now = time.monotonic()
+        with self._lock:
+            if len(self._levels) > self.MOST:
+                self._levels.clear()
+            tokens = []
+            for bucket, _ in costs:
+                had, at = self._levels.get(bucket.key, (float(bucket.capacity), now))
+                tokens.append(min(bucket.capacity, had + (now - at) * bucket.capacity / bucket.window_s))
+            all_pay = all(have >= cost for have, (_, cost) in zip(tokens, costs, strict=True))
+            levels = []
+            for have, (bucket, cost) in zip(tokens, costs, strict=True):
+                could = have >= cost
+                wait_s = 0.0 if could else (min(cost, bucket.capacity) - have) * bucket.window_s / bucket.capacity
+                if all_pay:
+                    have -= cost
+                    self._levels[bucket.key] = have, now
+                levels.append(Level(bucket, could, int(have), wait_s))
+            return levels
+
+
+class TokenExchange:
+    """Lets all processes use one short-lived token, where a provider counts how often it changes."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def exchange_token(self, name: str, stale: str, issued_at: float, header: str) -> tuple[float, str]:
+        """Publish (issued_at, header) if what is shared is still `stale` or nothing; returns what counts now.
+
+        `issued_at` in Unix seconds; a token is shared for 60 minutes from then at most. Never raises: while
+        Redis is away it returns what it was given.
+        """
+        life_s = int(min(TOKEN_LIFE_S, issued_at + TOKEN_LIFE_S - time.time()))
+        if life_s <= 0:
+            return issued_at, header
+        try:
+            shared, at = self._store.script(_EXCHANGE, [f"token:{name}"], stale, header, issued_at, life_s)
+        except Away:
+            return issued_at, header
+        return float(at), shared.decode()
