@@ -248,6 +248,8 @@ class Connection(APNsTLSClientProtocol):
             while self.waiting and len(self.streams) < limit and conn.outbound_flow_control_window > 0:
                 stream_id = conn.get_next_available_stream_id()
                 send = self.waiting.popleft()
+                if send.answer.done():  # cancelled, and its caller has not run yet
+                    continue
                 send.stream_id = stream_id
                 self.streams[stream_id] = send
                 conn.send_headers(stream_id, send.headers)
@@ -288,10 +290,10 @@ class Connection(APNsTLSClientProtocol):
         if send.answer.done():
             return
         send.fail("no answer in time")
-        self.leave(send)
         # Bytes are no sign of life: a server that answers nothing may still grant windows.
         if self.answered_at < send.began:
             self.retire("silent")
+        self.leave(send)
 
     def retire(self, why: str) -> None:
         """Take no new send; those on a stream may finish, those that wait are known not sent."""
@@ -497,7 +499,8 @@ class Pool(APNsKeyConnectionPool):
         try:
             result = await connection.send_notification(request, deadline - self.loop.time(), authorization)
         except NotSent:
-            if self.loop.time() >= deadline:
+            # With little time left, a second try would turn "known not sent" into "uncertain".
+            if self.loop.time() > deadline - timeout_s / 2:
                 raise
         else:
             if result.description != EXPIRED_TOKEN:

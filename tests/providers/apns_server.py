@@ -26,7 +26,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset, WindowUpdated
-from h2.exceptions import H2Error
+from h2.exceptions import StreamClosedError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
@@ -126,6 +126,7 @@ class ServerConnection(asyncio.Protocol):
         )
         self.open: dict[int, Received] = {}
         self.is_lost = False
+        self.last_stream_id = 2**31 - 1
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -156,6 +157,8 @@ class ServerConnection(asyncio.Protocol):
                     self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, StreamEnded):
                 if request := self.open.get(event.stream_id):
+                    if request.stream_id > self.last_stream_id:
+                        continue  # left out by a GOAWAY
                     request.is_whole = True
                     self.server.seen.append(request)
                     self.server.respond(request)
@@ -180,14 +183,14 @@ class ServerConnection(asyncio.Protocol):
             self.h2.send_headers(request.stream_id, named, end_stream=not raw)
             for at in range(0, len(raw), 16_384):
                 self.h2.send_data(request.stream_id, raw[at : at + 16_384], end_stream=at + 16_384 >= len(raw))
-        except H2Error:
-            self.transport.abort()
-            raise
+        except StreamClosedError:  # the client's RST_STREAM came in the same read
+            return
         self.open.pop(request.stream_id)
         self.flush()
 
     def goaway(self, last_stream_id: int, code: ErrorCodes = ErrorCodes.NO_ERROR) -> None:
         """Written past h2, which would refuse every further answer."""
+        self.last_stream_id = last_stream_id
         self.flush()
         self.transport.write(GoAwayFrame(0, last_stream_id, int(code)).serialize())
 
