@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import selectors
@@ -82,7 +83,7 @@ class Up:
             step()
 
     def _check(self) -> None:
-        call_command("check", verbosity=0)
+        call_command("check", stdout=io.StringIO())  # raises for an error, prints warnings to stderr
 
     def _migrate(self) -> None:
         self._say("up", "migrating the database")
