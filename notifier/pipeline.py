@@ -15,7 +15,7 @@ from notifier.loop import IN_FLIGHT, Loop
 from notifier.message import Lane, Message
 from notifier.providers.registry import provider_class
 from notifier.stages.dispatch import Dispatcher, Job
-from notifier.stages.render import RenderError, Renderer
+from notifier.stages.render import INLINE_LOCALE, Compiled, RenderError, Renderer, compile_version, inline_channels
 from notifier.stages.route import Router
 from notifier.stages.settle import CALL_TIMEOUT_S, LEASE_S
 
@@ -71,7 +71,7 @@ class Shift:
         worker, ledger = self.worker, self.worker.ledger
         channel, queue_lane = queues.channel_and_lane(self.queue)
         lease_s = LEASE_S[Lane.CRITICAL if queue_lane == Lane.CRITICAL else Lane.NORMAL]
-        renderer = Renderer(ledger.template)
+        renderer = Renderer()
         worker.router.use(ledger.accounts())
         until = time.monotonic() + CLAIM_FOR_S
 
@@ -162,7 +162,9 @@ class Shift:
         if isinstance(account, Stop):
             return stopped(claimed, account)
         try:
-            content = renderer.render(claimed)
+            content = renderer.render(
+                self._compiled(claimed), claimed.channel, claimed.locale, claimed.data, claimed.options
+            )
         except RenderError as error:
             return Result(claimed, Verdict(State.FAILED, error.code, error.detail))
         assert claimed.address is not None  # noqa: S101 - the address gate has seen it
@@ -180,6 +182,13 @@ class Shift:
             locale=claimed.locale,
         )
         return Job(claimed, message, account)
+
+    def _compiled(self, claimed: Claimed) -> Compiled:
+        if claimed.template_version_id is not None:
+            return self.worker.ledger.template(claimed.template_version_id)  # type: ignore[no-any-return]
+        return compile_version(
+            f"inline {claimed.notification_id}", inline_channels(claimed.inline or {}), INLINE_LOCALE
+        )
 
 
 def stopped(claimed: Claimed, stop: Stop) -> Result:

@@ -1,0 +1,130 @@
+"""Ringing: telling workers that there is work. Only ever a hint: what is not rung, the relay rings.
+
+A web process rings from a thread of its own. The request does not wait for the broker, whatever state that is
+in, and what is accepted while one publish is under way goes out with the next: tasks grow with the load.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+import structlog
+from celery import current_app
+from django.db import connection
+
+from apps.notifications.metrics import RINGS
+from notifier.queues import CORE, RECEIPTS, queue_for
+
+log = structlog.get_logger(__name__)
+
+MOST_IDS = 500  # in one task: 20 kB, and a shift's first claim
+MOST_WAITING = 10_000  # ids held for the thread; past this the relay has them
+HEALTH_FRESH_S = 1.5  # how old the relay's word on the broker may be
+
+
+def publish_deliveries(queue: str, ids: Sequence[UUID], *, alone: bool = False) -> None:
+    """Ring a delivery queue. Raises kombu's OperationalError within a second when the broker is away."""
+    for start in range(0, len(ids), MOST_IDS):
+        part = [str(id) for id in ids[start : start + MOST_IDS]]
+        _send("deliver", [queue, part, alone], queue)
+
+
+def publish_expansions(ids: Iterable[UUID]) -> None:
+    _send("expand", [[str(id) for id in ids]], CORE)
+
+
+def publish_receipts() -> None:
+    _send("settle_receipts", [], RECEIPTS)
+
+
+def _send(task: str, args: list[object], queue: str) -> None:
+    # argsrepr: Celery would put the ids into every message a second time.
+    current_app.send_task(task, args=args, queue=queue, argsrepr="", kwargsrepr="", ignore_result=True, retry=False)
+
+
+def ring(deliveries: Sequence[tuple[UUID, str]], lane: str) -> None:
+    """Ring for (id, channel) pairs that were just committed. Returns at once and never raises."""
+    _ringer.ring([(queue_for(channel, lane), id) for id, channel in deliveries])
+
+
+class Ringer:
+    """The thread that publishes for this process, started with the first ring (never before a fork)."""
+
+    def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._waiting: deque[tuple[str, UUID]] = deque(maxlen=MOST_WAITING)
+        self._wake = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_down = False
+
+    def ring(self, rings: Sequence[tuple[str, UUID]]) -> None:
+        if os.getpid() != self._pid:
+            self._start()
+        with self._wake:
+            if self._is_down:
+                RINGS.labels("skipped").inc(len(rings))
+                return
+            self._waiting.extend(rings)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="ringer", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._waiting)
+                rings = list(self._waiting)
+                self._waiting.clear()
+            try:
+                self._publish(rings)
+            except Exception as error:  # the thread's border: whatever it is, the relay rings
+                RINGS.labels("failed").inc(len(rings))
+                log.warning("ring_failed", error=type(error).__name__, rings=len(rings))
+                self._wait_for_broker()
+
+    def _publish(self, rings: list[tuple[str, UUID]]) -> None:
+        by_queue: dict[str, list[UUID]] = {}
+        for queue, id in rings:
+            by_queue.setdefault(queue, []).append(id)
+        for queue, ids in by_queue.items():
+            publish_deliveries(queue, ids)
+        RINGS.labels("rung").inc(len(rings))
+
+    def _wait_for_broker(self) -> None:
+        """Ring nothing until the relay, which probes the broker, says that it is back."""
+        with self._wake:
+            self._is_down = True
+            self._waiting.clear()
+        while True:
+            time.sleep(HEALTH_FRESH_S)
+            if broker_is_up():
+                break
+        with self._wake:
+            self._is_down = False
+
+
+def broker_is_up() -> bool:
+    """The relay's last word. An unreadable or stale one counts as down: the relay rings meanwhile."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT is_up AND checked_at > now() - interval '10 seconds' FROM notifications_brokerhealth WHERE id = 1"
+            )
+            row = cursor.fetchone()
+        return bool(row and row[0])
+    except Exception as error:  # the thread's border
+        log.warning("broker_health_unreadable", error=type(error).__name__)
+        connection.close()
+        return False
+
+
+_ringer = Ringer()

@@ -1,0 +1,302 @@
+"""Accepting: keys taken, template frozen, everything needed to finish the work committed. Then 202.
+
+One transaction and a fixed number of statements, for one recipient as for a hundred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from apps.clients.callers import Caller
+from apps.notifications import ringing
+from apps.notifications.arrays import jsons, plain, texts
+from apps.notifications.services.checks import Checked, check
+from apps.notifications.services.keys import Answer, EventClaim, RequestKey, change_answer, take_events, take_request
+from apps.notifications.services.layout import Entry, Outline, lay_out
+from apps.rest.problems import Problem
+from apps.rest.validation import Errors
+from notifier.ids import time_of, uuid7
+from notifier.message import Lane
+
+LAID_OUT_AHEAD = timedelta(seconds=60)  # due within: laid out at once; later: when due, with the opt-outs of then
+RUNG_BY_RELAY_IN_S = 2.0  # the relay leaves alone what this process rings itself
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A checked request under the id it gets."""
+
+    id: UUID
+    checked: Checked
+    event: EventClaim | None
+
+    @property
+    def created_at(self) -> datetime:
+        return time_of(self.id)
+
+
+def accept(caller: Caller, body: Mapping[str, Any], *, raw: Any, key: RequestKey | None, request_id: str) -> Answer:
+    """Accept one notification of up to 100 recipients. `body` is in normal form, `raw` as it came.
+
+    Raises Problem for everything a caller can mend, OperationalError when the database is away.
+    """
+    errors = Errors()
+    checked = check(caller, body, None, errors)
+    errors.raise_if_any()
+    assert checked is not None  # noqa: S101 - no errors, so there is one
+    accepted = _named(caller, checked, raw)
+    answer = Answer(202, shown(accepted, caller.mode), _url(accepted.id))
+    with transaction.atomic():
+        if key and (earlier := take_request(key, answer)):
+            return earlier
+        if accepted.event and (taken := take_events([(accepted.event, accepted.id)])):
+            answer = _duplicate(accepted.event, taken[accepted.event.id])
+            if key:
+                change_answer(key, answer)
+            return answer
+        queued = _insert(caller, [accepted], request_id, at_once=checked.due_at - accepted.created_at <= LAID_OUT_AHEAD)
+        if _rings_itself(accepted):
+            transaction.on_commit(lambda: ringing.ring(queued, checked.lane), robust=True)
+    return answer
+
+
+def accept_batch(
+    caller: Caller, items: Sequence[tuple[Mapping[str, Any] | None, Any, list[dict[str, str]]]], *,
+    key: RequestKey, request_id: str,
+) -> Answer:
+    """Accept what can be accepted of a batch. An item is (normal form or None, as it came, faults found so far).
+
+    Accepted items are committed together and laid out by the workers.
+    """
+    results: list[dict[str, Any]] = []
+    wanted: dict[UUID, tuple[int, Accepted]] = {}
+    for index, (body, raw, faults) in enumerate(items):
+        event_id = raw.get("event_id") if isinstance(raw, dict) else None
+        result = {"index": index, "event_id": event_id if isinstance(event_id, str) else None}
+        results.append(result)
+        errors = Errors()
+        checked = None
+        if body is not None and not faults:
+            try:
+                checked = check(caller, body, ((None, "items"), index), errors)
+            except Problem as problem:
+                result |= {"result": "rejected", "code": problem.code, "errors": []}
+                continue
+        if checked is None or errors:
+            found = faults or [{"pointer": e.pointer, "code": e.code, "detail": e.detail} for e in errors.items]
+            result |= {"result": "rejected", "code": "validation-failed", "errors": found[:100]}
+            continue
+        accepted = _named(caller, checked, raw)
+        assert accepted.event is not None  # noqa: S101 - the shape of an item requires event_id
+        first = wanted.setdefault(accepted.event.id, (index, accepted))
+        if first[1] is not accepted:
+            same = first[1].event is not None and first[1].event.fingerprint == accepted.event.fingerprint
+            result |= _as_duplicate(first[1].id) if same else _as_reused(first[1].id)
+    with transaction.atomic():
+        if earlier := take_request(key, Answer(202, {})):
+            return earlier
+        taken = take_events([(a.event, a.id) for _, a in wanted.values() if a.event]) if wanted else {}
+        fresh = []
+        for event_id_, (index, accepted) in wanted.items():
+            if event_id_ in taken:
+                fingerprint, original = taken[event_id_]
+                same = accepted.event is not None and fingerprint == accepted.event.fingerprint
+                results[index] |= _as_duplicate(original) if same else _as_reused(original)
+            else:
+                results[index] |= {"result": "accepted", "id": str(accepted.id)}
+                fresh.append(accepted)
+        if fresh:
+            _insert(caller, fresh, request_id, at_once=False)
+        _follow_first(results, wanted)
+        counts = {word: sum(r["result"] == word for r in results) for word in ("accepted", "duplicate", "rejected")}
+        answer = Answer(202, {**counts, "results": results})
+        change_answer(key, answer)
+    return answer
+
+
+def _follow_first(results: list[dict[str, Any]], wanted: Mapping[UUID, tuple[int, Accepted]]) -> None:
+    """A second item with an event of the same batch names the notification that its first one came to."""
+    came_to = {str(accepted.id): results[index].get("id") for index, accepted in wanted.values()}
+    for result in results:
+        if result.get("id") in came_to:
+            result["id"] = came_to[result["id"]]
+
+
+def _as_duplicate(original: UUID) -> dict[str, Any]:
+    return {"result": "duplicate", "id": str(original)}
+
+
+def _as_reused(original: UUID) -> dict[str, Any]:
+    return {"result": "rejected", "code": "event-id-reused", "original_id": str(original), "errors": []}
+
+
+def _named(caller: Caller, checked: Checked, raw: Mapping[str, Any]) -> Accepted:
+    event = EventClaim.of(caller.client_id, caller.mode, checked.event_id, raw) if checked.event_id else None
+    return Accepted(uuid7(), checked, event)
+
+
+def _duplicate(event: EventClaim, taken: tuple[UUID, UUID]) -> Answer:
+    fingerprint, original = taken
+    if fingerprint != event.fingerprint:
+        raise Problem("event-id-reused", original_id=str(original))
+    return Answer(200, stored_answer(original) | {"duplicate": True})
+
+
+def stored_answer(id: UUID) -> dict[str, Any]:
+    """The answer that accepted a notification, read back from its row."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT n.mode, n.event_id, n.reference, t.key, v.number, c.key, n.lane, n.recipients, n.due_at, "
+            "n.expires_at, n.created_at, n.status FROM notifications_notification n "
+            "JOIN people_category c ON c.id = n.category_id "
+            "LEFT JOIN templates_templateversion v ON v.id = n.template_version_id "
+            "LEFT JOIN templates_template t ON t.id = v.template_id WHERE n.id = %s",
+            [str(id)],
+        )
+        row = cursor.fetchone()
+    if row is None:  # its partition is gone, the key is not yet
+        return {"id": str(id), "status": "completed"}
+    mode, event_id, reference, template, number, category, lane, recipients, due_at, expires_at, created_at, status = row
+    return {
+        "id": str(id),
+        "status": status,
+        "duplicate": False,
+        "mode": mode,
+        "event_id": event_id or None,
+        "reference": reference or None,
+        "template": {"key": template, "version": number} if template else None,
+        "category": category,
+        "lane": lane,
+        "recipients": recipients,
+        "due_at": stamp(due_at),
+        "expires_at": stamp(expires_at),
+        "created_at": stamp(created_at),
+        "url": f"{settings.PUBLIC_URL}{_url(id)}",
+    }
+
+
+def shown(accepted: Accepted, mode: str) -> dict[str, Any]:
+    checked = accepted.checked
+    return {
+        "id": str(accepted.id),
+        "status": "accepted",
+        "duplicate": False,
+        "mode": mode,
+        "event_id": checked.event_id or None,
+        "reference": checked.reference or None,
+        "template": {"key": checked.template_key, "version": checked.template_number} if checked.template_key else None,
+        "category": checked.category.key,
+        "lane": checked.lane,
+        "recipients": len(checked.recipients),
+        "due_at": stamp(checked.due_at),
+        "expires_at": stamp(checked.expires_at),
+        "created_at": stamp(accepted.created_at),
+        "url": f"{settings.PUBLIC_URL}{_url(accepted.id)}",
+    }
+
+
+def stamp(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _url(id: UUID) -> str:
+    return f"/v1/notifications/{id}"
+
+
+def _rings_itself(accepted: Accepted) -> bool:
+    checked = accepted.checked
+    return checked.lane != Lane.BULK and checked.due_at <= accepted.created_at + timedelta(seconds=1)
+
+
+_INSERT = """
+WITH v AS MATERIALIZED (
+  SELECT * FROM unnest(%(id)s::uuid[], %(event_id)s::text[], %(reference)s::text[], %(version)s::bigint[],
+    %(category)s::bigint[], %(lane)s::text[], %(channels)s::jsonb[], %(recipients)s::int[], %(due)s::timestamptz[],
+    %(expires)s::timestamptz[], %(metadata)s::jsonb[], %(status)s::text[], %(created)s::timestamptz[], %(to)s::jsonb[],
+    %(data)s::jsonb[], %(options)s::jsonb[], %(inline)s::jsonb[])
+  AS v(id, event_id, reference, version, category, lane, channels, recipients, due, expires, metadata, status, created,
+       asked, data, options, inline)
+), c AS (
+  INSERT INTO notifications_content (id, recipients, data, options, inline)
+  SELECT id, asked, data, options, inline FROM v
+), e AS (
+  INSERT INTO notifications_expansion (id, client_id, due_at, wake_at, position)
+  SELECT id, %(client)s, greatest(due, now()), greatest(due, now()), 0 FROM v WHERE NOT %(at_once)s
+)
+INSERT INTO notifications_notification (id, client_id, mode, event_id, reference, template_version_id, category_id, lane,
+  channels, recipients, due_at, expires_at, metadata, request_id, status, created_at)
+SELECT id, %(client)s, %(mode)s, event_id, reference, version, category, lane, channels, recipients, due, expires,
+       metadata, %(request_id)s, status, created FROM v
+"""
+
+
+def _insert(
+    caller: Caller, accepted: Sequence[Accepted], request_id: str, *, at_once: bool
+) -> list[tuple[UUID, str]]:
+    """Write the notifications; with `at_once` also their deliveries: (id, channel) of those to be sent."""
+    rows = [(a, a.checked) for a in accepted]
+    status = "in_progress" if at_once else "accepted"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _INSERT,
+            {
+                "client": caller.client_id,
+                "mode": caller.mode.value,
+                "request_id": request_id,
+                "at_once": at_once,
+                "id": plain(a.id for a, _ in rows),
+                "event_id": texts(c.event_id for _, c in rows),
+                "reference": texts(c.reference for _, c in rows),
+                "version": plain(c.template_version_id for _, c in rows),
+                "category": plain(c.category.pk for _, c in rows),
+                "lane": texts(c.lane for _, c in rows),
+                "channels": jsons(c.channels for _, c in rows),
+                "recipients": plain(len(c.recipients) for _, c in rows),
+                "due": texts(c.due_at.isoformat() for _, c in rows),
+                "expires": texts(c.expires_at.isoformat() for _, c in rows),
+                "metadata": jsons(c.metadata for _, c in rows),
+                "status": texts("scheduled" if c.due_at - a.created_at > LAID_OUT_AHEAD else status for a, c in rows),
+                "created": texts(a.created_at.isoformat() for a, _ in rows),
+                "to": jsons(c.recipients for _, c in rows),
+                "data": jsons(c.data for _, c in rows),
+                "options": jsons(c.options for _, c in rows),
+                "inline": jsons(c.inline for _, c in rows),
+            },
+        )
+    if not at_once:
+        return []
+    outlines = [outline_of(caller, a) for a in accepted]
+    entries = [
+        Entry(position, number, value)
+        for position, (_, c) in enumerate(rows)
+        for number, value in enumerate(c.recipients)
+    ]
+    wake_in_s = RUNG_BY_RELAY_IN_S if _rings_itself(accepted[0]) else 0.0
+    return lay_out(outlines, entries, wake_in_s=wake_in_s)
+
+
+def outline_of(caller: Caller, accepted: Accepted) -> Outline:
+    checked = accepted.checked
+    return Outline(
+        id=accepted.id,
+        client_id=caller.client_id,
+        is_client_active=caller.client.is_active,
+        is_client_verified=caller.client.is_verified,
+        mode=caller.mode,
+        category=checked.category,
+        campaign_id=None,
+        template_version_id=checked.template_version_id,
+        written_channels=checked.written_channels,
+        channels=checked.channels,
+        lane=checked.lane,
+        due_at=checked.due_at if checked.due_at > accepted.created_at else None,
+        expires_at=checked.expires_at,
+        default_locale=checked.default_locale,
+    )
