@@ -33,7 +33,7 @@ SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 PAYLOAD_LIMIT_BYTES = 4096
 TTL_LIMIT_S = 2_419_200  # 4 weeks
 TOKEN_TIMEOUT_S = 8.0
-RENEWAL_GAP_S = 60.0  # a token refused twice within it is refused for another reason than its age
+RENEWAL_GAP_S = 60.0  # one token after another refused within it: then it is not the token
 
 _BAD_TOKEN = Outcome(Kind.GONE, Scope.ADDRESS, reason="bad_token")
 _TARGET_FIELDS = frozenset({"message.token", "message.fid"})
@@ -112,8 +112,10 @@ class _Bearer:
     async def renewed(self, refused: str) -> str | None:
         """Another token than `refused`, which FCM did not take; None when it was renewed only just."""
         if self._credential.token == refused:
-            if self._fetching is None and time.monotonic() - self._renewed_at < RENEWAL_GAP_S:
-                return None
+            if self._fetching is None:
+                if time.monotonic() - self._renewed_at < RENEWAL_GAP_S:
+                    return None
+                self._renewed_at = time.monotonic()
             await asyncio.shield(self._fetch())
         return str(self._credential.token)
 
@@ -136,9 +138,8 @@ class _Bearer:
             if error.retryable or not isinstance(answer, dict) or "error" not in answer:
                 raise http.NotSent("no token: its server did not give a usable answer") from error
             raise CredentialRefused(str(answer["error"])) from error
-        except (GoogleAuthError, OSError) as error:
+        except (GoogleAuthError, OSError, ValueError, TypeError, KeyError) as error:  # the last three: garbage (2.62)
             raise http.NotSent(f"no token: {type(error).__name__}") from error
-        self._renewed_at = time.monotonic()
 
     async def aclose(self) -> None:
         if self._fetching is not None:
