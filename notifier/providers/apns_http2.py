@@ -50,7 +50,7 @@ from h2.events import (
     StreamReset,
 )
 from h2.exceptions import H2Error, NoAvailableStreamIDError
-from hpack import HeaderTuple, NeverIndexedHeaderTuple
+from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 from jwt.exceptions import PyJWTError
 
 from notifier.providers import http
@@ -151,6 +151,13 @@ class _Draining(H2ConnectionStateMachine):
     }
 
 
+class _Encoder(Encoder):
+    """Without Huffman coding: it saves 30 bytes and costs a tenth of the send's CPU time."""
+
+    def add(self, to_add: tuple[bytes, bytes], sensitive: bool, huffman: bool = False) -> bytes:
+        return super().add(to_add, sensitive, huffman=False)
+
+
 class _H2(H2Connection):
     """h2 without what costs or loses something here."""
 
@@ -158,6 +165,17 @@ class _H2(H2Connection):
         # Headers are made and encoded by `Connection` alone: no need to look at each one twice more.
         super().__init__(H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False))
         self.state_machine = _Draining()
+        self.encoder = _Encoder()
+        self._opened = 0
+
+    @property
+    def open_outbound_streams(self) -> int:
+        """h2 looks at every stream each time one is opened; `Connection` counts them itself.
+
+        Asked now and then all the same, because h2 forgets the closed ones here.
+        """
+        self._opened += 1
+        return super().open_outbound_streams if self._opened % 128 == 0 else 0
 
     def clear_outbound_data_buffer(self) -> None:
         """Called by h2 on GOAWAY: it would drop the rest of bodies that the server still wants."""

@@ -78,6 +78,7 @@ class ApnsServer:
     window: int = 65_535
     acknowledges: bool = True  # whether bodies are acknowledged, so that the client may go on writing
     sends_settings: bool = True
+    keeps: bool = True  # whether `seen` is kept
     connections: list[ServerConnection] = field(default_factory=list)
     seen: list[Received] = field(default_factory=list)  # whole ones
     client_resets: int = 0
@@ -160,7 +161,8 @@ class ServerConnection(asyncio.Protocol):
                     if request.stream_id > self.last_stream_id:
                         continue  # left out by a GOAWAY
                     request.is_whole = True
-                    self.server.seen.append(request)
+                    if self.server.keeps:
+                        self.server.seen.append(request)
                     self.server.respond(request)
             elif isinstance(event, StreamReset):
                 if self.open.pop(event.stream_id, None):
