@@ -31,18 +31,14 @@ class Template(models.Model):
 class TemplateVersion(models.Model):
     """One wording, never changed once made: per channel and locale, e.g. `{"sms": {"en": {"text": "..."}}}`."""
 
-    template = models.ForeignKey(
-        Template, on_delete=models.CASCADE, related_name="versions"
-    )
+    template = models.ForeignKey(Template, on_delete=models.CASCADE, related_name="versions")
     number = models.IntegerField()
     category_key = models.CharField(max_length=100)
     default_locale = models.CharField(max_length=35, default="en")
     channels = models.JSONField()
     data_schema = models.JSONField(default=dict, blank=True)
     sample_data = models.JSONField(default=dict, blank=True)
-    digest = models.UUIDField(
-        help_text="Of the content: an equal PUT makes no new version."
-    )
+    digest = models.UUIDField(help_text="Of the content: an equal PUT makes no new version.")
     created_by = models.CharField(max_length=150, blank=True)
     why = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -50,11 +46,7 @@ class TemplateVersion(models.Model):
 
     class Meta:
         ordering = ["template", "-number"]
-        constraints = [
-            models.UniqueConstraint(
-                fields=["template", "number"], name="templates_version_once"
-            )
-        ]
+        constraints = [models.UniqueConstraint(fields=["template", "number"], name="templates_version_once")]
 
     def __str__(self) -> str:
         return f"{self.template.key} v{self.number}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import _GeneratorContextManager
 from typing import Any, TextIO, cast
 
@@ -19,6 +19,7 @@ from liquid.builtin.expressions import FilteredExpression, Path
 from liquid.builtin.output import Output, OutputNode
 from liquid.exceptions import LiquidError, ResourceLimitError, UndefinedError
 from liquid.expression import Expression
+from liquid.stream import TokenStream
 from liquid.template import BoundTemplate
 from liquid.token import Token
 from liquid.undefined import FalsyStrictUndefined
@@ -135,7 +136,24 @@ class _Environment(Environment):
         super().setup_tags_and_filters(extra=False)
         self.add_tag(_OutputTag)
         self.tags = {name: tag for name, tag in self.tags.items() if name in TAGS or name in _PSEUDO_TAGS}
+        for tag in self.tags.values():
+            tag.get_node = _placing_errors(tag.get_node)  # type: ignore[method-assign]
         liquid_filters.register(self)
+
+
+def _placing_errors(get_node: Callable[[TokenStream], Node]) -> Callable[[TokenStream], Node]:
+    """The library places what ends too early at the end of the text; authors look for where it began."""
+
+    def run(stream: TokenStream) -> Node:
+        began = stream.current
+        try:
+            return get_node(stream)
+        except LiquidError as error:
+            if error.token is None or error.token.start_index < 0:
+                error.token = began
+            raise
+
+    return run
 
 
 _PSEUDO_TAGS = frozenset({"content", "output", "illegal"})  # how the library parses text, {{ }} and strangers
