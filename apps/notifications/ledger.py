@@ -17,7 +17,7 @@ from apps.providers import services as providers
 from apps.templates import services as templates
 from notifier.ledger import Account, Claimed, Result
 from notifier.message import Channel, Mode
-from notifier.stages.render import Compiled, compile_version
+from notifier.stages.render import Compiled
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -71,8 +71,7 @@ class PostgresLedger:
             return self._accounts
 
     def template(self, version_id: int) -> Compiled:
-        version = templates.version_by_id(version_id)
-        return compile_version(version_id, version.channels, version.default_locale)
+        return templates.version_by_id(version_id).compiled
 
 
 def _once_more(work: Callable[[], T]) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from apps.people.shapes import RawDevice
+from apps.people.devices import RAW_DEVICE
 from apps.rest.formats import Email, HttpsUrl, Locale, Phone, Time
 from apps.rest.validation import Array, Boolean, Choice, Either, Field, FreeObject, Integer, Shape, Text
 from notifier.message import Channel, Lane
@@ -32,7 +32,7 @@ RECIPIENT = Shape(
         "user_id": Text(min=1, max=128),
         "email": Email(),
         "phone": Phone(),
-        "device": RawDevice(),
+        "device": RAW_DEVICE,
         "locale": Locale(),
         "data": FreeObject(max_bytes=OWN_DATA_BYTES),
         "channels": _channels(),

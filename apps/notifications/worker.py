@@ -7,10 +7,11 @@ from multiprocessing import Event
 from typing import Any
 
 from celery.signals import worker_process_shutdown, worker_shutting_down
+from django.conf import settings
 
 from apps.notifications.claims import machine_time
 from apps.notifications.ledger import PostgresLedger
-from notifier.limits import exchange_token
+from notifier.limits import TokenExchange, store
 from notifier.pipeline import Worker
 
 _LAST_WRITES_S = 10.0
@@ -24,7 +25,10 @@ def this_worker() -> Worker:
     if pid not in _workers:
         _workers.clear()
         _workers[pid] = Worker.start(
-            PostgresLedger(), machine_time, exchange_token=exchange_token, must_stop=_stopping.is_set
+            PostgresLedger(),
+            machine_time,
+            exchange_token=TokenExchange(store(settings.LIMITS_URL)).exchange_token,
+            must_stop=_stopping.is_set,
         )
     return _workers[pid]
 

@@ -20,18 +20,20 @@ from apps.rest.paths import Path
 from apps.rest.problems import Problem
 from apps.rest.validation import Errors
 from apps.templates import services as templates
+from apps.templates.versions import VersionInfo
 from notifier.message import Channel, Lane
 from notifier.stages.render import (
     INLINE_LOCALE,
     Compiled,
     RenderError,
-    compile_version,
     inline_channels,
     missing_variables,
     render,
 )
+from notifier.stages.sources import check_part
 
 MOST_AHEAD = timedelta(days=30)
+INLINE_LIMIT_BYTES = 512 * 1024  # html and text of an email, the largest
 EXPIRES_AFTER_S: dict[str, int] = {Lane.CRITICAL: 600, Lane.NORMAL: 24 * 3600, Lane.BULK: 72 * 3600}
 GRANTED_LANES = frozenset({Lane.CRITICAL, Lane.BULK})  # normal is everybody's
 
@@ -67,14 +69,11 @@ class _Said:
     written: tuple[str, ...]
     default_locale: str
     category_key: str = ""
-    key: str = ""
-    number: int | None = None
-    version_id: int | None = None
-    schema: Mapping[str, Any] | None = None
+    version: VersionInfo | None = None
 
     @property
     def name(self) -> str:
-        return f"template {self.key} v{self.number}" if self.key else "the content"
+        return f"template {self.version.label}" if self.version else "the content"
 
 
 def check(caller: Caller, body: Mapping[str, Any], path: Path, errors: Errors) -> Checked | None:
@@ -100,9 +99,9 @@ def check(caller: Caller, body: Mapping[str, Any], path: Path, errors: Errors) -
     return Checked(
         event_id=body.get("event_id", ""),
         reference=body.get("reference", ""),
-        template_key=said.key,
-        template_number=said.number,
-        template_version_id=said.version_id,
+        template_key=said.version.key if said.version else "",
+        template_number=said.version.number if said.version else None,
+        template_version_id=said.version.id if said.version else None,
         default_locale=said.default_locale,
         written_channels=frozenset(said.written),
         category=category,
@@ -125,25 +124,15 @@ def _said(caller: Caller, body: Mapping[str, Any], path: Path, errors: Errors) -
     key, number = (asked, None) if isinstance(asked, str) else (asked["key"], asked.get("version"))
     version = templates.published(key) if number is None else templates.version(key, number)
     if version is None:
-        if number is None and templates.exists(key):
+        if number is None and templates.version(key, 1) is not None:
             errors.add((path, "template"), FieldCode.NOT_PUBLISHED, f"template {key} has no published version")
         else:
-            errors.add((path, "template"), FieldCode.NOT_FOUND, f"there is no template {key}" + _version(number))
+            which = key if number is None else f"{key} version {number}"
+            errors.add((path, "template"), FieldCode.NOT_FOUND, f"there is no template {which}")
         return None
     return _Said(
-        compile_version(version.id, version.channels, version.default_locale),
-        tuple(version.channels),
-        version.default_locale,
-        version.category_key,
-        version.key,
-        version.number,
-        version.id,
-        version.data_schema,
+        version.compiled, tuple(version.channels), version.default_locale, version.category_key, version=version
     )
-
-
-def _version(number: int | None) -> str:
-    return f" version {number}" if number is not None else ""
 
 
 def _inline(caller: Caller, body: Mapping[str, Any], path: Path, errors: Errors) -> _Said | None:
@@ -157,9 +146,9 @@ def _inline(caller: Caller, body: Mapping[str, Any], path: Path, errors: Errors)
         errors.add(((path, "content"), "email"), FieldCode.NO_CONTENT, "needs html or text")
         return None
     before = errors.total
-    for problem in templates.compile_problems(inline_channels(content)):
-        channel, _, field = problem.pointer.strip("/").split("/")
-        errors.add((((path, "content"), channel), field), FieldCode(problem.code), problem.detail)
+    for channel, fields in content.items():
+        for problem in check_part(channel, fields, (channel,), limit_bytes=INLINE_LIMIT_BYTES):
+            templates.report(problem, (path, "content"), errors)
     if errors.total != before:
         return None
     # Not cached under a name: the notification has no id yet, and most inline content is said once.
@@ -219,7 +208,7 @@ def _channels(
 
 def _none(path: Path, errors: Errors, said: _Said, category: Category) -> tuple[str, ...]:
     errors.add(
-        (path, "template" if said.key else "content"),
+        (path, "template" if said.version else "content"),
         FieldCode.NO_CONTENT,
         f"{said.name}, the category {category.key} and this client have no channel in common",
     )
@@ -282,26 +271,16 @@ def _check_data(said: _Said, channels: tuple[str, ...], body: Mapping[str, Any],
         _check_one(said, channels, merged(body["data"], data), (((path, "to"), index), "data"), errors)
 
 
-def _check_one(
-    said: _Said, channels: tuple[str, ...], data: Mapping[str, Any], path: Path, errors: Errors
-) -> None:
-    try:
-        missing = missing_variables(said.compiled, channels, data)
-    except RenderError as error:
-        errors.add(path, FieldCode.INVALID_TEMPLATE, error.detail)
+def _check_one(said: _Said, channels: tuple[str, ...], data: Mapping[str, Any], path: Path, errors: Errors) -> None:
+    if said.version is not None:
+        templates.check_data(said.version, channels, data, path, errors)
         return
-    for variable in missing:
+    for variable in missing_variables(said.compiled, channels, data):
         at: Path = path
         for segment in variable:
             at = (at, segment)
         name = ".".join(str(segment) for segment in variable)
-        errors.add(at, FieldCode.MISSING_VARIABLE, f"{said.name} needs {name}")
-    if said.schema and not missing:
-        for where, detail in templates.data_problems(said.schema, data):
-            at = path
-            for segment in where:
-                at = (at, segment)
-            errors.add(at, FieldCode.WRONG_TYPE, detail)
+        errors.add(at, FieldCode.MISSING_VARIABLE, f"the content needs {name}")
 
 
 def _check_size(

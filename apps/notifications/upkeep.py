@@ -1,0 +1,116 @@
+"""What beat ticks for: each job may run twice, late, or beside itself without harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+from django.conf import settings
+from django.db import connection
+
+from apps.notifications import partitions
+from apps.notifications.services import holds
+
+log = structlog.get_logger(__name__)
+
+PAGE = 5000
+IDEMPOTENCY_KEPT_DAYS = 7
+RECEIPTS_KEPT_DAYS = 7
+HEARTBEATS_KEPT_HOURS = 24
+
+
+def complete_notifications() -> None:
+    """Set `completed` on what has no open delivery left. Nobody else sets it: no worker knows that it is the last.
+
+    Deliveries of a notification share its first 8 bytes, so one probe of Pending's key tells.
+    """
+    last = "00000000-0000-0000-0000-000000000000"
+    while True:
+        with connection.cursor() as cursor:
+            cursor.execute(_COMPLETE, {"after": last, "page": PAGE})
+            seen, last = cursor.fetchone()
+        if not seen or seen < PAGE:
+            return
+
+
+_COMPLETE = """
+WITH open AS MATERIALIZED (
+  SELECT id, status FROM notifications_notification WHERE completed_at IS NULL AND id > %(after)s ORDER BY id LIMIT %(page)s
+), done AS (
+  SELECT id FROM open o
+   WHERE NOT EXISTS (SELECT 1 FROM notifications_expansion e WHERE e.id = o.id)
+     AND NOT EXISTS (
+       SELECT 1 FROM notifications_pending p
+        WHERE p.id BETWEEN (left(o.id::text, 18) || '-0000-000000000000')::uuid
+                       AND (left(o.id::text, 18) || '-ffff-ffffffffffff')::uuid)
+), written AS (
+  UPDATE notifications_notification n
+     SET completed_at = now(), status = CASE WHEN n.status = 'cancelled' THEN n.status ELSE 'completed' END
+   WHERE n.id = ANY (ARRAY(SELECT id FROM done))
+     AND n.id >= (SELECT min(id::text)::uuid FROM open) AND n.id <= (SELECT max(id::text)::uuid FROM open)
+)
+SELECT count(*), coalesce(max(id::text), %(after)s) FROM open
+"""
+
+
+def compact_tallies() -> None:
+    """Fold the counts of past hours into one row per group: what is read stays small, whatever was sent."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "WITH old AS (DELETE FROM notifications_tally WHERE id IN (SELECT id FROM notifications_tally "
+            "  ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING *) "
+            "INSERT INTO notifications_tally (hour, client_id, mode, channel, lane, category_id, template_version_id, "
+            "  campaign_id, account_id, from_state, to_state, n) "
+            "SELECT hour, client_id, mode, channel, lane, category_id, template_version_id, campaign_id, account_id, "
+            "  from_state, to_state, sum(n) FROM old GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11",
+            [PAGE],
+        )
+
+
+def forget_old_keys() -> None:
+    """Keys and receipts past their time go, in batches that hold no lock for long."""
+    event_days = settings.EVENT_KEYS_KEPT_DAYS
+    for table, column, days in (
+        ("notifications_idempotencykey", "created_at", IDEMPOTENCY_KEPT_DAYS),
+        ("notifications_eventkey", "created_at", event_days),
+        ("notifications_receiptinbox", "received_at", RECEIPTS_KEPT_DAYS),
+        ("notifications_heartbeat", "at", HEARTBEATS_KEPT_HOURS / 24),
+    ):
+        key = "name" if table.endswith("heartbeat") else "id"
+        while _delete_page(table, key, column, days) == PAGE:
+            pass
+
+
+def _delete_page(table: str, key: str, column: str, days: float) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} "  # noqa: S608 - names from the table above
+            f"WHERE {column} < now() - %s * interval '1 day' LIMIT %s)",
+            [days, PAGE],
+        )
+        return int(cursor.rowcount)
+
+
+def keep_partitions() -> None:
+    """Make partitions ahead and drop old ones; alert when time is running out."""
+    made = partitions.ensure_partitions()
+    kept, content = timedelta(days=settings.KEPT_DAYS), timedelta(days=settings.CONTENT_KEPT_DAYS)
+    keep = dict.fromkeys(partitions.PARTITIONED, kept) | {"notifications_content": content}
+    dropped = partitions.retire_partitions(keep)
+    log.info("partitions_kept", made=made, dropped=dropped)
+    if partitions.days_ahead() < 7:
+        log.error("partitions_running_out", days=round(partitions.days_ahead(), 1))
+
+
+def sweep_cancels() -> None:
+    holds.sweep_cancels()
+
+
+JOBS: dict[str, Callable[[], None]] = {
+    "complete_notifications": complete_notifications,
+    "compact_tallies": compact_tallies,
+    "forget_old_keys": forget_old_keys,
+    "keep_partitions": keep_partitions,
+    "sweep_cancels": sweep_cancels,
+}
