@@ -169,30 +169,34 @@ def _no_server(server: str, variable: str) -> str:
     )
 
 
-def _reachable_copy(path: Path, owner: Owner, base: Path, keep: tuple[str, ...]) -> Path:
-    """`path`, or a copy under `base` when `owner` cannot reach it (a clone under root's home, mode 0700).
-
-    `keep`: names of the parents to copy along, nearest last, with a `<package>.libs` beside the first: the
-    binaries look for their libraries by a path relative to themselves.
-    """
+def _reachable(path: Path, owner: Owner, base: Path) -> Path:
+    """`path`, or a copy of it under `base` when `owner` cannot reach it: a clone under root's home, mode 0700."""
     if owner.reaches(path):
         return path
-    root = path
-    for _ in keep:
-        root = root.parent
-    source = root / keep[0]
-    target = base / "binaries" / keep[0]
+    target = base / "binaries" / path.name
     if not target.exists():
         target.parent.mkdir(mode=0o755, exist_ok=True)
-        os.chown(target.parent, owner.uid, owner.gid)
-        inside = source.joinpath(*keep[1:2])
-        shutil.copytree(inside, target.joinpath(*keep[1:2]), symlinks=True)
-        libraries = root / f"{keep[0]}.libs"
+        shutil.copy2(path, target)
+    return target
+
+
+def _reachable_installation(bin_directory: Path, owner: Owner, base: Path) -> Path:
+    """The same for a PostgreSQL installation, whose programs find `lib`, `share` and the wheel's `<package>.libs`
+    by paths relative to themselves: the depth stays `<package>/<installation>/bin`.
+    """
+    if owner.reaches(bin_directory / "postgres"):
+        return bin_directory
+    installation, package = bin_directory.parent, bin_directory.parents[1]
+    target = base / "binaries" / package.name / installation.name
+    if not target.exists():
+        unfinished = target.with_name(f"{target.name}.new")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.copytree(installation, unfinished, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")
         if libraries.is_dir():
-            shutil.copytree(libraries, target.parent / libraries.name, dirs_exist_ok=True)
-        for directory in (target.parent, target):
-            directory.chmod(0o755)
-    return target.joinpath(*keep[1:])
+            shutil.copytree(libraries, target.parent.with_name(libraries.name), dirs_exist_ok=True)
+        unfinished.rename(target)
+    return target / bin_directory.name
 
 
 class Server:
@@ -253,8 +257,7 @@ class Postgres(Server):
 
     def __init__(self, owner: Owner, base: Path, sockets: Path, *, durable: bool = True) -> None:
         super().__init__(owner, base / "postgres.log")
-        found = postgres_binaries()
-        self.bin = _reachable_copy(found, owner, base, (found.parents[1].name, found.parent.name, found.name))
+        self.bin = _reachable_installation(postgres_binaries(), owner, base)
         self.data = base / "postgres"
         self.sockets = sockets
         self.durable = durable
@@ -385,8 +388,7 @@ class Valkey(Server):
 
     def __init__(self, owner: Owner, base: Path, sockets: Path, *, name: str, evicts: bool) -> None:
         super().__init__(owner, base / f"{name}.log")
-        found = valkey_binary()
-        self.binary = _reachable_copy(found, owner, base, (found.parent.name, found.name))
+        self.binary = _reachable(valkey_binary(), owner, base)
         self.name = name
         self.evicts = evicts
         self.data = base / name
