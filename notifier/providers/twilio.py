@@ -228,7 +228,13 @@ class Twilio(Provider):
             return http.without_answer(error)
         except TwilioException as error:
             return _refused(error, call.reply, message)
-        except (ValueError, TypeError, AttributeError, KeyError):  # what the SDK makes of a 2xx that is not its JSON
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+            KeyError,
+            RecursionError,
+        ):  # the SDK on a 2xx that is not its JSON
             return http.classified(http.GARBLED, http_status=call.reply.status if call.reply else None)
         finally:
             _call.reset(kept)
