@@ -26,7 +26,16 @@ app.conf.task_default_queue = CORE
 app.conf.task_create_missing_queues = False  # a misspelt queue is an error here, not a queue that nobody reads
 
 # Ticks only: each of these tasks may run twice, or late, without harm. Names are those of apps/*/tasks.py.
-app.conf.beat_schedule = {}
+app.conf.beat_schedule = {
+    name: {"task": "upkeep", "args": [name], "schedule": every_s, "options": {"queue": CORE, "expires": every_s}}
+    for name, every_s in {
+        "complete_notifications": 5.0,
+        "compact_tallies": 60.0,
+        "sweep_cancels": 60.0,
+        "forget_old_keys": 3600.0,
+        "keep_partitions": 86_400.0,
+    }.items()
+}
 
 app.autodiscover_tasks()
 

@@ -89,6 +89,15 @@ PARTITION_DAYS: int = env.int("PARTITION_DAYS", default=7)
 if PARTITION_DAYS not in (1, 7):
     raise ImproperlyConfigured(f"PARTITION_DAYS is {PARTITION_DAYS}. It is 1 (above 2 M deliveries a day) or 7.")
 
+KEPT_DAYS: int = env.int("KEPT_DAYS", default=90)
+"""Days that notifications, deliveries and what became of them are kept."""
+CONTENT_KEPT_DAYS: int = env.int("CONTENT_KEPT_DAYS", default=30)
+"""Days that what was said, and to which raw address, is kept."""
+EVENT_KEYS_KEPT_DAYS: int = env.int("EVENT_KEYS_KEPT_DAYS", default=30)
+"""Days that an event_id is known as a duplicate; at most KEPT_DAYS."""
+if not EVENT_KEYS_KEPT_DAYS <= KEPT_DAYS:
+    raise ImproperlyConfigured(f"EVENT_KEYS_KEPT_DAYS is {EVENT_KEYS_KEPT_DAYS}. It is at most KEPT_DAYS ({KEPT_DAYS}).")
+
 # --- Broker, limits, cache ------------------------------------------------------------------------------------
 
 BROKER_URL = required("BROKER_URL", "Example: redis://host:6379/0 with maxmemory-policy noeviction")

@@ -77,7 +77,9 @@ class Recorder:
     still counts.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, write: Callable[[Sequence[Result]], None], slots: Slots):
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, write: Callable[[Sequence[Result]], None], slots: Slots
+    ) -> None:
         self._loop = loop
         self._write = write
         self._slots = slots

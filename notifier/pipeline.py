@@ -15,7 +15,7 @@ from notifier.loop import IN_FLIGHT, Loop
 from notifier.message import Lane, Message
 from notifier.providers.registry import provider_class
 from notifier.stages.dispatch import Dispatcher, Job
-from notifier.stages.render import INLINE_LOCALE, Compiled, RenderError, Renderer, compile_version, inline_channels
+from notifier.stages.render import Compiled, Renderer, RenderError, compile_inline
 from notifier.stages.route import Router
 from notifier.stages.settle import CALL_TIMEOUT_S, LEASE_S
 
@@ -65,6 +65,7 @@ class Shift:
     worker: Worker
     queue: str
     ready: deque[Claimed] = field(default_factory=deque)
+    inline: dict[UUID, Compiled] = field(default_factory=dict)
     taken: int = 0
 
     def run(self, ids: Sequence[UUID], *, alone: bool) -> int:
@@ -186,9 +187,9 @@ class Shift:
     def _compiled(self, claimed: Claimed) -> Compiled:
         if claimed.template_version_id is not None:
             return self.worker.ledger.template(claimed.template_version_id)  # type: ignore[no-any-return]
-        return compile_version(
-            f"inline {claimed.notification_id}", inline_channels(claimed.inline or {}), INLINE_LOCALE
-        )
+        if claimed.notification_id not in self.inline:
+            self.inline[claimed.notification_id] = compile_inline(claimed.inline or {})
+        return self.inline[claimed.notification_id]
 
 
 def stopped(claimed: Claimed, stop: Stop) -> Result:

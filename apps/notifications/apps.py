@@ -15,13 +15,12 @@ class NotificationsConfig(AppConfig):
 
 def _make_partitions(**_: Any) -> None:
     """The large tables must have somewhere to put the first row; test databases come this way too."""
+    from django.db import connection
+
     from apps.notifications.partitions import (
         PARTITIONED,
         ensure_partitions,
     )  # apps are not loaded at import time
-    from django.db import connection
 
-    if (
-        PARTITIONED[0] in connection.introspection.table_names()
-    ):  # not so when migrated back to zero
+    if PARTITIONED[0] in connection.introspection.table_names():  # not so when migrated back to zero
         ensure_partitions()

@@ -177,9 +177,7 @@ def _take(statement: str, values: dict[str, Any], cache: AskedCache) -> list[Cla
 
 def read_again(claimed: Sequence[Claimed], cache: AskedCache) -> list[Claimed]:
     """The same claims with the gates as they stand now (see `notifier.ledger.Ledger.recheck`)."""
-    taken = {
-        c.delivery_id: Taken(c.delivery_id, c.claim_no, c.tries, c.crashes, c.queue_lane, "") for c in claimed
-    }
+    taken = {c.delivery_id: Taken(c.delivery_id, c.claim_no, c.tries, c.crashes, c.queue_lane, "") for c in claimed}
     first = claimed[0]
     return _join(taken, _read(taken), cache, claimed_at=machine_time(), lease_ends=first.lease_ends)
 

@@ -103,5 +103,3 @@ def _touch(result: Result) -> None:
         people.suppress(
             claimed.channel, claimed.address.value, verdict.suppress, source="provider", note=verdict.detail
         )
-
-

@@ -55,9 +55,7 @@ class Notification(models.Model):
     category = loose("people.Category")
     campaign_id = models.UUIDField(null=True, blank=True)
     lane = models.CharField(max_length=8, choices=LANES)
-    channels = models.JSONField(
-        default=list, help_text="The channels asked for, in order."
-    )
+    channels = models.JSONField(default=list, help_text="The channels asked for, in order.")
     recipients = models.IntegerField()
     due_at = models.DateTimeField()
     expires_at = models.DateTimeField()
@@ -95,9 +93,7 @@ class Content(models.Model):
     id = models.UUIDField(primary_key=True, editable=False)
     recipients = models.JSONField(default=list, help_text="`to` as asked, in order.")
     data = models.JSONField(default=dict)
-    options = models.JSONField(
-        default=dict, help_text="The `push`, `sms` and `email` objects of the request."
-    )
+    options = models.JSONField(default=dict, help_text="The `push`, `sms` and `email` objects of the request.")
     inline = models.JSONField(
         null=True,
         blank=True,
@@ -118,9 +114,7 @@ class Delivery(models.Model):
     category = loose("people.Category")
     campaign_id = models.UUIDField(null=True, blank=True)
     user = loose("people.User", null=True, blank=True)
-    recipient_no = models.SmallIntegerField(
-        help_text="Which entry of the request's `to`, from 0."
-    )
+    recipient_no = models.SmallIntegerField(help_text="Which entry of the request's `to`, from 0.")
     channel = models.CharField(max_length=5, choices=CHANNELS)
     platform = models.CharField(max_length=10, blank=True)
     address = loose("people.Address", null=True, blank=True)
@@ -132,9 +126,7 @@ class Delivery(models.Model):
     state = models.CharField(max_length=11, choices=STATES)
     reason = models.CharField(max_length=40, blank=True)
     detail = models.CharField(max_length=500, blank=True)
-    stopped_by = models.CharField(
-        max_length=12, blank=True, help_text="The gate that said no."
-    )
+    stopped_by = models.CharField(max_length=12, blank=True, help_text="The gate that said no.")
     seen = models.JSONField(null=True, blank=True, help_text="The value that gate saw.")
     claim_no = models.IntegerField(default=0)
     expires_at = models.DateTimeField()
@@ -177,33 +169,19 @@ class Pending(models.Model):
 
     id = models.UUIDField(primary_key=True, editable=False)
     channel = models.CharField(max_length=5, choices=CHANNELS)
-    lane = models.CharField(
-        max_length=8, choices=[(lane, lane) for lane in QUEUE_LANES]
-    )
+    lane = models.CharField(max_length=8, choices=[(lane, lane) for lane in QUEUE_LANES])
     client_id = models.IntegerField()
     wake_at = models.DateTimeField(help_text="Look at this row again then.")
-    due_at = models.DateTimeField(
-        help_text="Not to be sent before; never later than it expires."
-    )
-    lease_until = models.DateTimeField(
-        null=True, blank=True, help_text="Set: a worker holds it."
-    )
+    due_at = models.DateTimeField(help_text="Not to be sent before; never later than it expires.")
+    lease_until = models.DateTimeField(null=True, blank=True, help_text="Set: a worker holds it.")
     waiting = models.CharField(max_length=20, blank=True, choices=Waiting.choices)
-    claim_no = models.IntegerField(
-        default=0, help_text="The fence: each claim raises it, never the other way."
-    )
+    claim_no = models.IntegerField(default=0, help_text="The fence: each claim raises it, never the other way.")
     tries = models.SmallIntegerField(default=0, help_text="Counted outcomes.")
-    crashes = models.SmallIntegerField(
-        default=0, help_text="Leases that ended without a result, since the last one."
-    )
+    crashes = models.SmallIntegerField(default=0, help_text="Leases that ended without a result, since the last one.")
 
     class Meta:
         verbose_name_plural = "pending"
-        indexes = [
-            models.Index(
-                fields=["channel", "lane", "client_id", "wake_at"], name="pending_wake"
-            )
-        ]
+        indexes = [models.Index(fields=["channel", "lane", "client_id", "wake_at"], name="pending_wake")]
 
     def __str__(self) -> str:
         return str(self.id)
@@ -216,9 +194,7 @@ class Expansion(models.Model):
     client_id = models.IntegerField()
     due_at = models.DateTimeField()
     wake_at = models.DateTimeField()
-    position = models.IntegerField(
-        default=0, help_text="How many entries of `to` are laid out."
-    )
+    position = models.IntegerField(default=0, help_text="How many entries of `to` are laid out.")
 
     class Meta:
         indexes = [models.Index(fields=["wake_at"], name="expansion_wake")]
@@ -239,9 +215,7 @@ class Attempt(models.Model):
     account = loose("providers.ProviderAccount", null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
     ended_at = models.DateTimeField(null=True, blank=True)
-    outcome = models.CharField(
-        max_length=13, choices=[(kind.value, kind.value) for kind in Kind]
-    )
+    outcome = models.CharField(max_length=13, choices=[(kind.value, kind.value) for kind in Kind])
     scope = models.CharField(max_length=7, blank=True)
     provider_ref = models.CharField(max_length=200, blank=True)
     provider_code = models.CharField(max_length=100, blank=True)
@@ -287,27 +261,17 @@ class Event(models.Model):
 class ReceiptInbox(models.Model):
     """A receipt as it came, settled later: early, late and unmatched ones are all kept (for 7 days)."""
 
-    account = models.ForeignKey(
-        "providers.ProviderAccount", on_delete=models.CASCADE, related_name="+"
-    )
+    account = models.ForeignKey("providers.ProviderAccount", on_delete=models.CASCADE, related_name="+")
     provider_event_id = models.CharField(max_length=250)
     receipt = models.JSONField()
     received_at = models.DateTimeField(auto_now_add=True)
-    wake_at = models.DateTimeField(
-        null=True, blank=True, help_text="Look at it again then; empty: settled."
-    )
+    wake_at = models.DateTimeField(null=True, blank=True, help_text="Look at it again then; empty: settled.")
     looks = models.SmallIntegerField(default=0)
-    outcome = models.CharField(
-        max_length=20, blank=True, help_text="What became of it."
-    )
+    outcome = models.CharField(max_length=20, blank=True, help_text="What became of it.")
 
     class Meta:
         verbose_name_plural = "receipt inbox"
-        constraints = [
-            models.UniqueConstraint(
-                fields=["account", "provider_event_id"], name="receipt_once"
-            )
-        ]
+        constraints = [models.UniqueConstraint(fields=["account", "provider_event_id"], name="receipt_once")]
         indexes = [
             models.Index(
                 fields=["wake_at"],
@@ -328,9 +292,7 @@ class IdempotencyKey(models.Model):
     """
 
     id = models.UUIDField(primary_key=True, editable=False)
-    fingerprint = models.UUIDField(
-        help_text="Digest of method, path and canonical body."
-    )
+    fingerprint = models.UUIDField(help_text="Digest of method, path and canonical body.")
     status = models.SmallIntegerField(default=0)
     answer = models.JSONField(null=True)
     location = models.CharField(max_length=200, blank=True)
@@ -344,9 +306,7 @@ class EventKey(models.Model):
     """A caller's event that was accepted. Hash-partitioned. `id` is a digest of (client, mode, event_id)."""
 
     id = models.UUIDField(primary_key=True, editable=False)
-    fingerprint = models.UUIDField(
-        help_text="Digest of what the event says: template, content, to, data ..."
-    )
+    fingerprint = models.UUIDField(help_text="Digest of what the event says: template, content, to, data ...")
     notification_id = models.UUIDField()
     created_at = models.DateTimeField()
 
@@ -372,23 +332,15 @@ class Hold(models.Model):
     """Something is paused or cancelled. Read whole by each claim: pausing a million rows is one insert."""
 
     scope = models.CharField(max_length=12, choices=HoldScope.choices)
-    subject = models.CharField(
-        max_length=64, help_text="The channel, or the id of what is held."
-    )
-    action = models.CharField(
-        max_length=6, choices=HoldAction.choices, default=HoldAction.PAUSE
-    )
-    reason = models.CharField(
-        max_length=40, blank=True, help_text="Reason code for what it cancels."
-    )
+    subject = models.CharField(max_length=64, help_text="The channel, or the id of what is held.")
+    action = models.CharField(max_length=6, choices=HoldAction.choices, default=HoldAction.PAUSE)
+    reason = models.CharField(max_length=40, blank=True, help_text="Reason code for what it cancels.")
     note = models.CharField(max_length=500, blank=True)
     created_by = models.CharField(max_length=150, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints = [
-            models.UniqueConstraint(fields=["scope", "subject"], name="hold_once")
-        ]
+        constraints = [models.UniqueConstraint(fields=["scope", "subject"], name="hold_once")]
 
     def __str__(self) -> str:
         return f"{self.action} {self.scope} {self.subject}"

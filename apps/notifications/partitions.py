@@ -40,9 +40,7 @@ class CreatePartitionedModel(migrations.CreateModel):
 
     partition_by = "RANGE (id)"
 
-    def database_forwards(
-        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
-    ) -> None:
+    def database_forwards(self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any) -> None:
         plain = schema_editor.sql_create_table
         schema_editor.sql_create_table = f"{plain} PARTITION BY {self.partition_by}"
         try:
@@ -101,9 +99,7 @@ def _periods(since: datetime, until: datetime) -> Iterator[tuple[datetime, datet
     length = timedelta(days=settings.PARTITION_DAYS)
     start = since
     while start < until:
-        end = (
-            _EPOCH + ((start - _EPOCH) // length + 1) * length
-        )  # aligned, so that a changed setting leaves no gap
+        end = _EPOCH + ((start - _EPOCH) // length + 1) * length  # aligned, so that a changed setting leaves no gap
         yield start, end
         start = end
 
@@ -124,9 +120,7 @@ def _attach(table: str, start: datetime, end: datetime) -> int:
     name = f"{table}_p{start:%Y%m%d}"
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'")
-        cursor.execute(
-            "SELECT pg_advisory_xact_lock(hashtext(%s))", [f"partition {name}"]
-        )
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext(%s))", [f"partition {name}"])
         cursor.execute("SELECT to_regclass(%s)", [name])
         if cursor.fetchone()[0] is not None:
             return 0
@@ -177,7 +171,5 @@ def _drop(table: str, name: str) -> None:
         )
         row = cursor.fetchone()
         if row is not None:  # else an earlier run detached it and died before the drop
-            cursor.execute(
-                f"ALTER TABLE {table} DETACH PARTITION {name} {'FINALIZE' if row[0] else 'CONCURRENTLY'}"
-            )
+            cursor.execute(f"ALTER TABLE {table} DETACH PARTITION {name} {'FINALIZE' if row[0] else 'CONCURRENTLY'}")
         cursor.execute(f"DROP TABLE {name}")

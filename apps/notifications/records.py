@@ -19,7 +19,6 @@ from django.db import connection
 from apps.notifications.arrays import jsons, plain, texts, times
 from notifier.ids import derived_id
 from notifier.ledger import Result
-from notifier.lifecycle import State
 
 BATCH = 100
 
@@ -79,6 +78,7 @@ WITH v AS MATERIALIZED (
 )
 SELECT id FROM mine
 """
+
 
 def write(results: Sequence[Result]) -> set[UUID]:
     """Record up to `BATCH` results; returns the deliveries whose result counted. The rest came too late.
@@ -174,5 +174,3 @@ def _groups(rows: list[Result]) -> tuple[dict[str, str], list[int]]:
         "g_from": texts(columns[8]),
         "g_to": texts(columns[9]),
     }, numbers
-
-

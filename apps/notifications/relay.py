@@ -207,9 +207,7 @@ class Relay:
             if action == "pause" and not row["is_expired"]:  # what is over or cancelled is rung, to be ended
                 words[row["id"]] = "provider_paused" if scope == "account" else f"{scope}_paused"
         if words:
-            cursor.execute(
-                _SET_ASIDE, {"held": HELD_FOR_S, "ids": plain(words), "waiting": texts(words.values())}
-            )
+            cursor.execute(_SET_ASIDE, {"held": HELD_FOR_S, "ids": plain(words), "waiting": texts(words.values())})
         return set(words)
 
     def _ring(self, queue: str, picked: Sequence[Picked]) -> None:
@@ -286,9 +284,7 @@ class Relay:
     def _say_broker(self, is_up: bool) -> None:
         self._is_broker_up = is_up
         with connection.cursor() as cursor:
-            cursor.execute(
-                "UPDATE notifications_brokerhealth SET is_up = %s, checked_at = now() WHERE id = 1", [is_up]
-            )
+            cursor.execute("UPDATE notifications_brokerhealth SET is_up = %s, checked_at = now() WHERE id = 1", [is_up])
 
 
 def _queues_with_rows() -> list[str]:

@@ -43,28 +43,28 @@ class _Reconnecting:
             connection.close()
 
 
-@shared_task(name="deliver", time_limit=45, **RETRYING)
+@shared_task(name="deliver", **RETRYING)
 def deliver(queue: str, ids: Sequence[str], alone: bool = False) -> None:
     """One shift on a delivery queue, rung for `ids`."""
     with _Reconnecting():
         pipeline.deliver(this_worker(), queue, [UUID(id) for id in ids], alone=alone)
 
 
-@shared_task(name="expand", time_limit=45, **RETRYING)
+@shared_task(name="expand", **RETRYING)
 def expand(ids: Sequence[str]) -> None:
     """Lay out pages of notifications that were too large, or too early, to lay out when they were accepted."""
     with _Reconnecting():
         expansion.expand([UUID(id) for id in ids])
 
 
-@shared_task(name="settle_receipts", time_limit=45, **RETRYING)
+@shared_task(name="settle_receipts", **RETRYING)
 def settle_receipts() -> None:
     """Match what providers reported with what was sent."""
     with _Reconnecting():
         receipts.settle_due()
 
 
-@shared_task(name="upkeep", time_limit=110, **RETRYING)
+@shared_task(name="upkeep", **RETRYING)
 def keep_up(name: str) -> None:
     """A beat tick: one of the jobs in `apps.notifications.upkeep`, each harmless when run twice or late."""
     with _Reconnecting():

@@ -43,5 +43,3 @@ def _write_what_is_left(**_: Any) -> None:
     worker = _workers.get(os.getpid())
     if worker is not None:
         worker.loop.close(_LAST_WRITES_S)
-
-

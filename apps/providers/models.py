@@ -17,14 +17,10 @@ class AccountStatus(models.TextChoices):
 class ProviderAccount(models.Model):
     """One account with one provider. `kind` is checked against the registry, so a new provider needs no migration."""
 
-    name = models.SlugField(
-        max_length=60, unique=True, help_text="In hook URLs, metrics and attempts."
-    )
+    name = models.SlugField(max_length=60, unique=True, help_text="In hook URLs, metrics and attempts.")
     kind = models.CharField(max_length=40)
     settings = models.JSONField(default=dict, blank=True)
-    secrets = EncryptedJSONField(
-        default=dict, blank=True, help_text="Values, or env:NAME pointers."
-    )
+    secrets = EncryptedJSONField(default=dict, blank=True, help_text="Values, or env:NAME pointers.")
     weight = models.IntegerField(default=100, validators=[MinValueValidator(0)])
     platforms = ArrayField(
         models.CharField(max_length=10),
@@ -42,9 +38,7 @@ class ProviderAccount(models.Model):
         default=False,
         help_text="Serves test mode and sandbox recipients, nothing else.",
     )
-    status = models.CharField(
-        max_length=6, choices=AccountStatus.choices, default=AccountStatus.ACTIVE
-    )
+    status = models.CharField(max_length=6, choices=AccountStatus.choices, default=AccountStatus.ACTIVE)
     reason = models.CharField(max_length=200, blank=True, help_text="Why it is paused.")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

@@ -58,7 +58,9 @@ def resolved(account: ProviderAccount) -> Mapping[str, Any]:
 def check(account: ProviderAccount) -> None:
     """Raise ConfigurationError when the account cannot work, naming the field and the mend. No network call."""
     if account.kind not in PROVIDERS:
-        raise ConfigurationError(f"kind: there is no provider {account.kind!r}; there are {', '.join(sorted(PROVIDERS))}")
+        raise ConfigurationError(
+            f"kind: there is no provider {account.kind!r}; there are {', '.join(sorted(PROVIDERS))}"
+        )
     secret = {field.name for field in fields(provider_class(account.kind).Settings) if field.metadata.get("secret")}
     in_the_open = sorted(name for name in account.settings if name in secret)
     if in_the_open:
@@ -71,6 +73,11 @@ def listener(account: ProviderAccount) -> Provider:
     return make_provider(
         as_engine(account), Surroundings(carrier=None, hook_url=hook_url(account), account_name=account.name)
     )
+
+
+def account_for_hook(kind: str, name: str) -> ProviderAccount | None:
+    """The account that callbacks to /hooks/<kind>/<name> are for; paused ones still hear of what they sent."""
+    return ProviderAccount.objects.filter(kind=kind, name=name).first()
 
 
 def read_callback(account: ProviderAccount, callback: Callback) -> list[Receipt] | None:

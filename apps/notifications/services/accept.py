@@ -68,8 +68,11 @@ def accept(caller: Caller, body: Mapping[str, Any], *, raw: Any, key: RequestKey
 
 
 def accept_batch(
-    caller: Caller, items: Sequence[tuple[Mapping[str, Any] | None, Any, list[dict[str, str]]]], *,
-    key: RequestKey, request_id: str,
+    caller: Caller,
+    items: Sequence[tuple[Mapping[str, Any] | None, Any, list[dict[str, str]]]],
+    *,
+    key: RequestKey,
+    request_id: str,
 ) -> Answer:
     """Accept what can be accepted of a batch. An item is (normal form or None, as it came, faults found so far).
 
@@ -163,7 +166,9 @@ def stored_answer(id: UUID) -> dict[str, Any]:
         row = cursor.fetchone()
     if row is None:  # its partition is gone, the key is not yet
         return {"id": str(id), "status": "completed"}
-    mode, event_id, reference, template, number, category, lane, recipients, due_at, expires_at, created_at, status = row
+    mode, event_id, reference, template, number, category, lane, recipients, due_at, expires_at, created_at, status = (
+        row
+    )
     return {
         "id": str(id),
         "status": status,
@@ -237,9 +242,7 @@ SELECT id, %(client)s, %(mode)s, event_id, reference, version, category, lane, c
 """
 
 
-def _insert(
-    caller: Caller, accepted: Sequence[Accepted], request_id: str, *, at_once: bool
-) -> list[tuple[UUID, str]]:
+def _insert(caller: Caller, accepted: Sequence[Accepted], request_id: str, *, at_once: bool) -> list[tuple[UUID, str]]:
     """Write the notifications; with `at_once` also their deliveries: (id, channel) of those to be sent."""
     rows = [(a, a.checked) for a in accepted]
     status = "in_progress" if at_once else "accepted"

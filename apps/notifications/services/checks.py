@@ -23,10 +23,9 @@ from apps.templates import services as templates
 from apps.templates.versions import VersionInfo
 from notifier.message import Channel, Lane
 from notifier.stages.render import (
-    INLINE_LOCALE,
     Compiled,
     RenderError,
-    inline_channels,
+    compile_inline,
     missing_variables,
     render,
 )
@@ -151,9 +150,7 @@ def _inline(caller: Caller, body: Mapping[str, Any], path: Path, errors: Errors)
             templates.report(problem, (path, "content"), errors)
     if errors.total != before:
         return None
-    # Not cached under a name: the notification has no id yet, and most inline content is said once.
-    compiled = Compiled("inline", inline_channels(content), INLINE_LOCALE)
-    return _Said(compiled, tuple(content), DEFAULT_LOCALE)
+    return _Said(compile_inline(content), tuple(content), DEFAULT_LOCALE)
 
 
 def _category(body: Mapping[str, Any], said: _Said, path: Path, errors: Errors) -> Category | None:
@@ -283,9 +280,7 @@ def _check_one(said: _Said, channels: tuple[str, ...], data: Mapping[str, Any], 
         errors.add(at, FieldCode.MISSING_VARIABLE, f"the content needs {name}")
 
 
-def _check_size(
-    said: _Said, channels: tuple[str, ...], body: Mapping[str, Any], path: Path, errors: Errors
-) -> None:
+def _check_size(said: _Said, channels: tuple[str, ...], body: Mapping[str, Any], path: Path, errors: Errors) -> None:
     """A push that cannot fit is refused now, not when it is sent."""
     if Channel.PUSH not in channels or errors:
         return

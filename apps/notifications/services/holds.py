@@ -130,5 +130,3 @@ def sweep_cancels() -> int:
     ]
     Hold.objects.filter(pk__in=done).delete()
     return len(done)
-
-

@@ -163,7 +163,7 @@ def find_event(client_id: int, mode: str, event_id: str) -> UUID | None:
     return row[0] if row else None
 
 
-class _waiting:  # noqa: N801 - reads as a verb
+class _waiting:
     """A lock that did not come in time is an answer, not an error."""
 
     def __enter__(self) -> None:

@@ -110,9 +110,7 @@ def category_by_key(key: str) -> Category | None:
     return next((category for category in categories().values() if category.key == key), None)
 
 
-def lay_out(
-    outlines: Sequence[Outline], entries: Sequence[Entry], *, wake_in_s: float = 0.0
-) -> list[tuple[UUID, str]]:
+def lay_out(outlines: Sequence[Outline], entries: Sequence[Entry], *, wake_in_s: float = 0.0) -> list[tuple[UUID, str]]:
     """Insert the deliveries of `entries`; returns (id, channel) of those that are to be sent, new ones only.
 
     Two reads and one write, whatever the number of entries. `wake_in_s`: the relay leaves them alone so long,

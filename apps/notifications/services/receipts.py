@@ -158,7 +158,11 @@ def _match(rows: Sequence[Kept]) -> dict[int, Match]:
     if not claims:
         return {}
     found = _deliveries(sorted({delivery for delivery, _ in claims.values()}))
-    return {id: found[delivery]._replace(claim_no=claim_no) for id, (delivery, claim_no) in claims.items() if delivery in found}
+    return {
+        id: found[delivery]._replace(claim_no=claim_no)
+        for id, (delivery, claim_no) in claims.items()
+        if delivery in found
+    }
 
 
 def _tries_by_ref(refs: Sequence[str]) -> list[tuple[int, str, UUID, int]]:
@@ -172,7 +176,7 @@ def _tries_by_ref(refs: Sequence[str]) -> list[tuple[int, str, UUID, int]]:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT account_id, provider_ref, delivery_id, claim_no FROM notifications_attempt "
-                f"WHERE provider_ref = ANY (%s::text[]) AND provider_ref <> '' {bound}",  # noqa: S608 - our own UUID
+                f"WHERE provider_ref = ANY (%s::text[]) AND provider_ref <> '' {bound}",
                 [texts(left)],
             )
             found += cursor.fetchall()
@@ -363,5 +367,3 @@ def _close(row: Kept, outcome: str) -> None:
         cursor.execute(
             "UPDATE notifications_receiptinbox SET wake_at = NULL, outcome = %s WHERE id = %s", [outcome, row.id]
         )
-
-

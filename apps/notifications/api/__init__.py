@@ -1,0 +1,1 @@
+"""The notifications' endpoints: sending, reading, and the providers' hooks."""

@@ -1,0 +1,141 @@
+"""POST: one notification, a batch, a cancel."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, ClassVar
+from uuid import UUID
+
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from apps.notifications import shapes
+from apps.notifications.metrics import ACCEPTED, DUPLICATES
+from apps.notifications.services.accept import accept, accept_batch
+from apps.notifications.services.holds import cancel_notification
+from apps.notifications.services.keys import Answer, RequestKey
+from apps.rest.body import BULK_BODY_LIMIT
+from apps.rest.catalogue import FieldCode
+from apps.rest.problems import Problem
+from apps.rest.validation import Errors, Field, Shape
+from apps.rest.views import ClientView
+
+_KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?", re.ASCII)
+
+
+def idempotency_key(request: Request, *, required: bool = False) -> str:
+    """The header's value; "" when there is none. Raises Problem for one that cannot be a key."""
+    key: str | None = request.headers.get("Idempotency-Key")
+    if key is None:
+        if required:
+            raise Problem("idempotency-key-required")
+        return ""
+    if not _KEY.fullmatch(key):
+        raise Problem("invalid-idempotency-key")
+    return key
+
+
+def request_key(request: Request, document: Any, *, required: bool = False) -> RequestKey | None:
+    key = idempotency_key(request, required=required)
+    if not key:
+        return None
+    caller = request.auth
+    return RequestKey.of(
+        caller.client_id, caller.mode, key, method=str(request.method), path=request.path, body=document
+    )
+
+
+def answered(answer: Answer) -> Response:
+    headers = {"Location": answer.location} if answer.location and answer.status == 202 else {}
+    if answer.is_replay:
+        headers["Idempotent-Replayed"] = "true"
+        DUPLICATES.labels("idempotency_key").inc()
+    elif answer.body.get("duplicate") is True:
+        DUPLICATES.labels("event_id").inc()
+    return Response(answer.body, status=answer.status, headers=headers)
+
+
+class Send(ClientView):
+    """`scope` send: the one call that most clients make."""
+
+    bodies: ClassVar[dict[str, Field]] = {"POST": shapes.NOTIFICATION}
+    scope = "send"
+
+    def post(self, request: Request) -> Response:
+        """Accept one notification of up to 100 recipients. 202: it is committed and will reach an end state."""
+        body, raw = self.body(), self.document()
+        key = request_key(request, raw)
+        self.spend(recipients=len(body["to"]))
+        answer = accept(request.auth, body, raw=raw, key=key, request_id=getattr(request, "request_id", ""))
+        if answer.status == 202 and not answer.is_replay:
+            ACCEPTED.labels(request.auth.mode, answer.body["lane"]).inc()
+        return answered(answer)
+
+
+class SendBatch(ClientView):
+    scope = "send"
+    bodies: ClassVar[dict[str, Field]] = {"POST": shapes.BATCH}
+    body_limit = BULK_BODY_LIMIT
+
+    def post(self, request: Request) -> Response:
+        """Accept up to 1,000 notifications, each for itself; the answer says what became of each, in order."""
+        raw = self.document()
+        key = request_key(request, raw, required=True)
+        assert key is not None  # noqa: S101 - it is required
+        items = _items(raw)
+        recipients = sum(len(body["to"]) for body, _, _ in items if body is not None)
+        if recipients > shapes.MOST_BATCH_RECIPIENTS:
+            errors = Errors()
+            detail = f"at most {shapes.MOST_BATCH_RECIPIENTS} recipients in all, this has {recipients}"
+            errors.add((None, "items"), FieldCode.TOO_MANY, detail)
+            errors.raise_if_any()
+        self.spend(recipients=recipients)
+        answer = accept_batch(request.auth, items, key=key, request_id=getattr(request, "request_id", ""))
+        if not answer.is_replay:
+            ACCEPTED.labels(request.auth.mode, "batch").inc(answer.body["accepted"])
+            DUPLICATES.labels("event_id").inc(answer.body["duplicate"])
+        return answered(answer)
+
+
+def _items(raw: Any) -> list[tuple[dict[str, Any] | None, Any, list[dict[str, str]]]]:
+    """Each item parsed for itself: (normal form or None, as it came, its faults). The frame must be right."""
+    frame = Errors()
+    listed = shapes.BATCH.fields["items"]
+    if (
+        not isinstance(raw, dict)
+        or set(raw) != {"items"}
+        or not listed.has_right_length(raw["items"], (None, "items"), frame)
+    ):  # type: ignore[attr-defined]
+        frame.raise_if_any()
+        _FRAME.parse(raw, None, frame)
+        frame.raise_if_any()
+    items: list[tuple[dict[str, Any] | None, Any, list[dict[str, str]]]] = []
+    for index, item in enumerate(raw["items"]):
+        errors = Errors()
+        parsed = shapes.ITEM.parse(item, ((None, "items"), index), errors)
+        faults = [{"pointer": e.pointer, "code": e.code, "detail": e.detail} for e in errors.items]
+        items.append((None if faults else parsed, item, faults))
+    return items
+
+
+class _Any(Field):
+    """The batch's items, which are looked at one by one."""
+
+    def parse(self, value: Any, path: Any, errors: Errors) -> Any:
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "array"}
+
+
+_FRAME = Shape({"items": _Any(required=True)})
+
+
+class Cancel(ClientView):
+    scope = "send"
+
+    def post(self, request: Request, id: UUID) -> Response:
+        """Stop what is not sent yet."""
+        caller = request.auth
+        cancel_notification(id, client_id=caller.client_id, mode=caller.mode, by=caller.app_key)
+        return Response({"id": str(id), "status": "cancelled"})
