@@ -22,7 +22,7 @@ from h2.events import (
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes
+from h2.settings import SettingCodes, Settings
 from hpack import HeaderTuple, NeverIndexedHeaderTuple
 
 from notifier.sandbox.faults import GARBAGE_BODY, HUGE_BODY_BYTES, REFUSALS, Fault, Mode
@@ -31,6 +31,7 @@ from notifier.sandbox.server import refuse, reset
 from notifier.sandbox.vendor import Answer, Call
 
 _DRIP_S = 0.25
+_HEADERS_LIMIT_BYTES = 16 * 1024
 _GOAWAY_GRACE_S = 5.0
 _SHUTDOWN = b'{"reason":"Shutdown"}'
 _STATUS = {code: HeaderTuple(b":status", str(code).encode()) for code in range(100, 600)}
@@ -74,7 +75,11 @@ class Connection(asyncio.Protocol):
             transport.close()
             return
         self._connections.add(self)
-        self._h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: self._apns.parts.options.apns_max_streams})
+        limits = {
+            SettingCodes.MAX_CONCURRENT_STREAMS: self._apns.parts.options.apns_max_streams,
+            SettingCodes.MAX_HEADER_LIST_SIZE: _HEADERS_LIMIT_BYTES,
+        }
+        self._h2.local_settings = Settings(client=False, initial_values=limits)
         self._h2.initiate_connection()
         self._flush()
 

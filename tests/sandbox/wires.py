@@ -75,9 +75,12 @@ def mail_to(*addresses: str, **changes: Any) -> dict[str, Any]:
         ],
         "from": {"email": "shop@example.com", "name": "Shop"},
         "subject": "Your order",
-        "content": [{"type": "text/plain", "value": "It is on its way"}, {"type": "text/html", "value": "<b>On its way</b>"}],
+        "content": [
+            {"type": "text/plain", "value": "It is on its way"},
+            {"type": "text/html", "value": "<b>On its way</b>"},
+        ],
         **changes,
-    }  # fmt: skip
+    }
 
 
 def sendgrid_send(sandbox: Sandbox, mail: Any, key: str = "SG.main.sandbox") -> Reply:
@@ -128,8 +131,8 @@ class ApnsClient:
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
         self.h2.send_headers(stream, [(name, value) for name, value in fields.items() if value], end_stream=not body)
-        if body:
-            self.h2.send_data(stream, body, end_stream=True)
+        for start in range(0, len(body), 16384):
+            self.h2.send_data(stream, body[start : start + 16384], end_stream=start + 16384 >= len(body))
         self.flush()
         return stream
 
