@@ -147,6 +147,8 @@ class ServerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for event in self.h2.receive_data(data):
+            if self.transport.is_closing():
+                return
             if isinstance(event, RequestReceived):
                 request = Received(self, event.stream_id, dict(event.headers))
                 self.open[event.stream_id] = request
