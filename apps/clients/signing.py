@@ -31,7 +31,7 @@ def targets(meta: dict[str, Any]) -> list[str]:
         raw = meta.get(name, "")
         if raw.startswith("/"):
             return [raw]
-    path = meta.get("PATH_INFO", "/").encode("latin-1", "replace")
+    path = meta.get("PATH_INFO", "/")  # Django has decoded it to text
     query = meta.get("QUERY_STRING", "")
     suffix = f"?{query}" if query else ""
     return list(dict.fromkeys(quote(path, safe=safe) + suffix for safe in (_SEGMENT, _FORM_SAFE, _STRICT)))

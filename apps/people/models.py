@@ -25,9 +25,9 @@ class User(models.Model):
     time_zone = models.CharField(max_length=64, blank=True)
     country = models.CharField(max_length=2, blank=True)
     attributes = models.JSONField(default=dict, blank=True)
-    is_opted_out = models.BooleanField(
-        default=False, help_text="Gets nothing but mandatory categories."
-    )
+    is_opted_out = models.BooleanField(default=False, help_text="Gets nothing but mandatory categories.")
+    quiet_from = models.TimeField(null=True, blank=True, help_text="Quiet hours begin, in the person's time zone.")
+    quiet_to = models.TimeField(null=True, blank=True, help_text="And end; earlier than the begin: on the next day.")
     erased_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -46,20 +46,14 @@ class Address(models.Model):
 
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="addresses")
-    channel = models.CharField(
-        max_length=5, choices=[c for c in CHANNELS if c[0] != Channel.PUSH]
-    )
+    channel = models.CharField(max_length=5, choices=[c for c in CHANNELS if c[0] != Channel.PUSH])
     value = models.CharField(max_length=320)
     value_hash = models.UUIDField(editable=False)
     is_primary = models.BooleanField(default=False)
     is_verified = models.BooleanField(default=False)
     is_sandbox = models.BooleanField(default=False, editable=False)
-    status = models.CharField(
-        max_length=8, choices=Status.choices, default=Status.ACTIVE
-    )
-    reason = models.CharField(
-        max_length=40, blank=True, help_text="Why it was retired."
-    )
+    status = models.CharField(max_length=8, choices=Status.choices, default=Status.ACTIVE)
+    reason = models.CharField(max_length=40, blank=True, help_text="Why it was retired.")
     retired_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
@@ -67,9 +61,7 @@ class Address(models.Model):
     class Meta:
         verbose_name_plural = "addresses"
         constraints = [
-            models.UniqueConstraint(
-                fields=["user", "channel", "value_hash"], name="people_address_once"
-            ),
+            models.UniqueConstraint(fields=["user", "channel", "value_hash"], name="people_address_once"),
             models.UniqueConstraint(
                 fields=["user", "channel"],
                 condition=models.Q(is_primary=True),
@@ -88,9 +80,7 @@ class Device(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid7, editable=False)
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="devices")
     platform = models.CharField(max_length=10, choices=PLATFORMS)
-    provider = models.CharField(
-        max_length=40, help_text="The kind of provider that serves it."
-    )
+    provider = models.CharField(max_length=40, help_text="The kind of provider that serves it.")
     token = models.TextField()
     token_hash = models.UUIDField(unique=True, editable=False)
     token_kind = models.CharField(max_length=10, blank=True)
@@ -99,16 +89,10 @@ class Device(models.Model):
     app_version = models.CharField(max_length=40, blank=True)
     locale = models.CharField(max_length=35, blank=True)
     is_sandbox = models.BooleanField(default=False, editable=False)
-    status = models.CharField(
-        max_length=8, choices=Status.choices, default=Status.ACTIVE
-    )
-    reason = models.CharField(
-        max_length=40, blank=True, help_text="Why it was retired."
-    )
+    status = models.CharField(max_length=8, choices=Status.choices, default=Status.ACTIVE)
+    reason = models.CharField(max_length=40, blank=True, help_text="Why it was retired.")
     retired_at = models.DateTimeField(null=True, blank=True)
-    registered_at = models.DateTimeField(
-        help_text="When its app last reported this token: an older GONE is void."
-    )
+    registered_at = models.DateTimeField(help_text="When its app last reported this token: an older GONE is void.")
     last_seen_at = models.DateTimeField()
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -128,18 +112,12 @@ class Category(models.Model):
     key = models.CharField(max_length=100, unique=True)
     name = models.CharField(max_length=100)
     description = models.CharField(max_length=500, blank=True)
-    is_mandatory = models.BooleanField(
-        default=False, help_text="Passes every preference; nobody can switch it off."
-    )
+    is_mandatory = models.BooleanField(default=False, help_text="Passes every preference; nobody can switch it off.")
     is_marketing = models.BooleanField(default=False)
-    is_on_by_default = models.BooleanField(
-        default=True, help_text="Off: only people who turned it on get it."
-    )
+    is_on_by_default = models.BooleanField(default=True, help_text="Off: only people who turned it on get it.")
     channels = ArrayField(models.CharField(max_length=5), default=all_channels)
     lane = models.CharField(max_length=8, choices=LANES, default=Lane.NORMAL.value)
-    expires_after_s = models.IntegerField(
-        null=True, blank=True, help_text="Empty: by lane."
-    )
+    expires_after_s = models.IntegerField(null=True, blank=True, help_text="Empty: by lane.")
     on_uncertain = models.CharField(
         max_length=5,
         choices=OnUncertain.choices,
@@ -163,16 +141,12 @@ class Preference(models.Model):
     category = models.ForeignKey(Category, on_delete=models.CASCADE)
     channel = models.CharField(max_length=5, choices=CHANNELS)
     is_on = models.BooleanField()
-    source = models.CharField(
-        max_length=40, default="api", help_text="Where the choice was made."
-    )
+    source = models.CharField(max_length=40, default="api", help_text="Where the choice was made.")
     updated_at = models.DateTimeField(auto_now=True)
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(
-                fields=["user", "category", "channel"], name="people_preference_once"
-            ),
+            models.UniqueConstraint(fields=["user", "category", "channel"], name="people_preference_once"),
         ]
 
     def __str__(self) -> str:
@@ -199,9 +173,7 @@ class Suppression(models.Model):
     address = models.CharField(max_length=320, blank=True)
     address_hash = models.UUIDField(editable=False)
     reason = models.CharField(max_length=12, choices=SuppressionReason.choices)
-    category = models.ForeignKey(
-        Category, on_delete=models.CASCADE, null=True, blank=True
-    )
+    category = models.ForeignKey(Category, on_delete=models.CASCADE, null=True, blank=True)
     is_sandbox = models.BooleanField(default=False, editable=False)
     note = models.CharField(max_length=500, blank=True)
     source = models.CharField(max_length=100, blank=True)
@@ -227,9 +199,7 @@ class Change(models.Model):
     at = models.DateTimeField(auto_now_add=True)
     kind = models.CharField(max_length=40)
     user = models.ForeignKey(User, on_delete=models.SET_NULL, null=True, blank=True)
-    subject = models.CharField(
-        max_length=64, blank=True, help_text="The id of what changed."
-    )
+    subject = models.CharField(max_length=64, blank=True, help_text="The id of what changed.")
     source = models.CharField(max_length=100, blank=True)
     data = models.JSONField(default=dict)
 

@@ -15,6 +15,7 @@ from apps.rest.problems import CONTENT_TYPE, FieldError, Problem, problem_for_st
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 API_PREFIX = "/v1/"
+_BROKEN_UTF8 = re.compile(r"%[89A-F][0-9A-F]")  # django.utils.encoding.repercent_broken_unicode
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
@@ -61,16 +62,19 @@ class ProblemMiddleware:
         for name in ("Allow", "Retry-After"):
             if name in response:
                 answer[name] = response[name]
-        response.close()
         return answer
 
 
 def refuse_unreadable(request: HttpRequest) -> None:
     """Raise Problem for a path, query or header that no database could store as text.
 
-    Django would put U+FFFD or escapes in their place, so the bytes as sent are looked at.
+    In a query Django would put U+FFFD in their place, so its bytes are looked at as sent. In a path it has put
+    escapes of single bytes in their place already, before any middleware.
     """
-    _check(request.META.get("PATH_INFO", "").encode("latin-1", "replace"), "the path", "")
+    if "\0" in request.path_info:
+        raise Problem("invalid-text", "the path holds U+0000")
+    if _BROKEN_UTF8.search(request.path_info):
+        raise Problem("invalid-text", "the path is not UTF-8")
     query = request.META.get("QUERY_STRING", "")
     if query:
         for part in query.split("&"):

@@ -78,7 +78,12 @@ class Problem(Exception):
 
     def response(self, request: HttpRequest | None) -> HttpResponse:
         content = msgspec.json.encode(self.body(getattr(request, "request_id", "")))
-        return HttpResponse(content, status=self.status, content_type=CONTENT_TYPE, headers=self.headers)
+        response = HttpResponse(content, status=self.status, content_type=CONTENT_TYPE, headers=self.headers)
+        response["Cache-Control"] = "no-store"
+        # Django would log each refusal with its path, and a path may name a person. What is our fault is logged
+        # where it is caught.
+        response._has_been_logged = True  # type: ignore[attr-defined]
+        return response
 
 
 def invalid(errors: Sequence[FieldError], detail: str = "") -> Problem:

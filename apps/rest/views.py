@@ -49,7 +49,7 @@ class ClientView(APIView):
     body_limit: ClassVar[int] = BODY_LIMIT
     upfront_recipients: ClassVar[int] = 0
 
-    metadata_class = None  # OPTIONS would describe the view; the OpenAPI file does that
+    http_method_names = ["get", "post", "put", "delete", "head"]
     schema = ViewSchema()
     query: dict[str, Any]
     _limits: Mapping[str, str] = MappingProxyType({})
@@ -89,6 +89,7 @@ class ClientView(APIView):
         final = super().finalize_response(request, response, *args, **kwargs)
         for name, value in self._limits.items():
             final.setdefault(name, value)  # a refusal brought its own
+        final.setdefault("Cache-Control", "no-store")
         if final.status_code == 204:
             del final["Content-Type"]
         return final

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 
+from notifier.message import Platform
 from notifier.providers.base import Provider
 
 PROVIDERS: dict[str, str] = {
@@ -14,6 +15,25 @@ PROVIDERS: dict[str, str] = {
     "sendgrid": "notifier.providers.sendgrid:SendGrid",
     "smtp": "notifier.providers.smtp:Smtp",
 }
+
+# Which kinds can reach a device of each platform. The first is the platform's own service and the default; tokens of
+# the others are strings of their vendors'. A kind may be named before it is registered: its devices wait for it.
+DEVICE_KINDS: dict[Platform, tuple[str, ...]] = {
+    Platform.IOS: ("apns", "jpush", "pushy"),
+    Platform.MACOS: ("apns",),
+    Platform.ANDROID: ("fcm", "jpush", "pushy"),
+    Platform.ANDROID_CN: ("jpush", "pushy"),
+    Platform.WEB: ("webpush",),
+}
+
+# The push services of the browsers; a subscription elsewhere would make us call any host that a caller names.
+WEB_PUSH_HOSTS: tuple[str, ...] = (
+    "fcm.googleapis.com",
+    "updates.push.services.mozilla.com",
+    ".push.apple.com",
+    ".notify.windows.com",
+    "push.sandbox.invalid",
+)
 
 
 @cache

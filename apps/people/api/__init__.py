@@ -1,0 +1,1 @@
+"""The people's part of the API: one file per thing."""
