@@ -30,7 +30,7 @@ lint: install-dev types ## formatting, lint and types
 
 # The Django plugin reads the settings; no server is asked.
 types: install-dev ## mypy alone
-	@DATABASE_URL=postgres:///types BROKER_URL=redis://localhost CACHE_URL=redis://localhost SECRET_KEY=types \
+	@DATABASE_URL=postgres:///types BROKER_URL=redis://localhost CACHE_URL=redis://localhost SECRET_KEY=types ADDRESS_HASH_KEY=types \
 	 FIELD_ENCRYPTION_KEYS=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= $(BIN)/mypy $(ARGS)
 
 format: install-dev ## let ruff write

@@ -178,7 +178,17 @@ def claim_port(variable: str, environment: Mapping[str, str], patience_s: float 
 
 # --- The demo's environment -----------------------------------------------------------------------------------
 
-FOR_MANAGE_PY = (*URLS, "SECRET_KEY", "FIELD_ENCRYPTION_KEYS", "METRICS_TOKEN", "PUBLIC_URL", "SANDBOX_URL", "DEMO")
+FOR_MANAGE_PY = (
+    *URLS,
+    "SECRET_KEY",
+    "FIELD_ENCRYPTION_KEYS",
+    "ADDRESS_HASH_KEY",
+    "METRICS_TOKEN",
+    "PUBLIC_URL",
+    "SANDBOX_URL",
+    "SANDBOX_TLS_DIR",
+    "DEMO",
+)
 """What .run/env holds, so that other commands meet the same servers: `set -a; . .run/env; manage.py shell`."""
 
 _prepared: Servers | None = None
@@ -246,6 +256,7 @@ def _secrets(path: Path) -> dict[str, str]:
         made = {
             "SECRET_KEY": secrets.token_urlsafe(48),
             "FIELD_ENCRYPTION_KEYS": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "ADDRESS_HASH_KEY": secrets.token_urlsafe(32),
             "METRICS_TOKEN": secrets.token_urlsafe(24),
             "ADMIN_USER": "admin",
             "ADMIN_PASSWORD": secrets.token_urlsafe(12),
