@@ -426,7 +426,9 @@ def _body(content: EmailContent, delivery_id: UUID) -> bytes:
     return b"".join(
         (
             b'MIME-Version: 1.0\r\nContent-Type: multipart/alternative; boundary="' + boundary + b'"\r\n\r\n',
-            *(b"--" + boundary + b"\r\n" + part for part in parts),
+            *(
+                b"--" + boundary + b"\r\n" + part + b"\r\n" for part in parts
+            ),  # the line end before "--" is the boundary's
             b"--" + boundary + b"--\r\n",
         )
     )
@@ -457,7 +459,7 @@ def _encoding(data: bytes) -> bytes:
 
 def _words(text: str) -> str:
     """A header's text: as it is when short ASCII, else RFC 2047 words of at most 75 characters, a line each."""
-    if any(ord(character) < 32 for character in text):
+    if _has_controls(text):
         raise ValueError("a header holds a control character")
     if text.isascii() and len(text) <= 200 and "=?" not in text:
         return text
@@ -471,10 +473,14 @@ def _words(text: str) -> str:
     return "\r\n ".join(f"=?utf-8?b?{base64.b64encode(each).decode()}?=" for each in (*words, word))
 
 
+def _has_controls(text: str) -> bool:
+    return re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text) is not None
+
+
 def _header(name: str, value: str) -> str:
     if name.lower() in _OUR_HEADERS or not re.fullmatch(r"[!-9;-~]{1,76}", name):
         raise ValueError(f"{name[:40]!r} is no header that a caller sets")
-    if value.isascii() and len(name) + len(value) < 990 and not any(ord(character) < 32 for character in value):
+    if value.isascii() and len(name) + len(value) < 990 and not _has_controls(value):
         return f"{name}: {value}"  # never folded or encoded: List-Unsubscribe is a URL
     return f"{name}: {_words(value)}"
 
@@ -482,6 +488,8 @@ def _header(name: str, value: str) -> str:
 @lru_cache(maxsize=256)
 def _from(mailbox: str) -> tuple[str, str]:
     """`Name <a@b>` as a header, and its address alone."""
+    if _has_controls(mailbox):
+        raise ValueError("a mail address holds a control character")
     name, address = parseaddr(mailbox)
     address = _deliverable(address)
     if not name:
