@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from django.db import connection, transaction
 
 from apps.notifications.arrays import plain
@@ -134,6 +135,11 @@ class Asked(NamedTuple):
     inline: dict[str, Any] | None
 
 
+def loads(text: str | None) -> Any:
+    """A jsonb column as Django's connection hands it to a plain cursor: as text."""
+    return None if text is None else msgspec.json.decode(text)
+
+
 class AskedCache:
     """The last notifications read, so that a shift in the middle of a large one does not read it again."""
 
@@ -148,7 +154,7 @@ class AskedCache:
         if missing:
             with connection.cursor() as cursor:
                 cursor.execute(_CONTENT, {"ids": plain(missing), "lo": missing[0], "hi": missing[-1]})
-                read = {row[0]: Asked(*row[1:]) for row in cursor.fetchall()}
+                read = {row[0]: Asked(row[1], *map(loads, row[2:])) for row in cursor.fetchall()}
             while self._kept and len(self._kept) + len(read) > self._size:
                 del self._kept[next(iter(self._kept))]
             self._kept.update(list(read.items())[: self._size])

@@ -294,7 +294,7 @@ class IdempotencyKey(models.Model):
     id = models.UUIDField(primary_key=True, editable=False)
     fingerprint = models.UUIDField(help_text="Digest of method, path and canonical body.")
     status = models.SmallIntegerField(default=0)
-    answer = models.JSONField(null=True)
+    answer = models.TextField(help_text="The body that was answered, byte for byte.")
     location = models.CharField(max_length=200, blank=True)
     created_at = models.DateTimeField()
 

@@ -197,7 +197,7 @@ class Migration(migrations.Migration):
                     ),
                 ),
                 ("status", models.SmallIntegerField(default=0)),
-                ("answer", models.JSONField(null=True)),
+                ("answer", models.TextField(help_text="The body that was answered, byte for byte.")),
                 ("location", models.CharField(blank=True, max_length=200)),
                 ("created_at", models.DateTimeField()),
             ],

@@ -22,7 +22,7 @@ from apps.notifications.services.keys import Answer, EventClaim, RequestKey, cha
 from apps.notifications.services.layout import Entry, Outline, lay_out
 from apps.rest.problems import Problem
 from apps.rest.validation import Errors
-from notifier.ids import time_of, uuid7
+from notifier.ids import uuid7
 from notifier.message import Lane
 
 LAID_OUT_AHEAD = timedelta(seconds=60)  # due within: laid out at once; later: when due, with the opt-outs of then
@@ -39,7 +39,7 @@ class Accepted:
 
     @property
     def created_at(self) -> datetime:
-        return time_of(self.id)
+        return self.checked.at
 
 
 def accept(caller: Caller, body: Mapping[str, Any], *, raw: Any, key: RequestKey | None, request_id: str) -> Answer:
@@ -142,7 +142,7 @@ def _as_reused(original: UUID) -> dict[str, Any]:
 
 def _named(caller: Caller, checked: Checked, raw: Mapping[str, Any]) -> Accepted:
     event = EventClaim.of(caller.client_id, caller.mode, checked.event_id, raw) if checked.event_id else None
-    return Accepted(uuid7(), checked, event)
+    return Accepted(uuid7(int(checked.at.timestamp() * 1000)), checked, event)
 
 
 def _duplicate(event: EventClaim, taken: tuple[UUID, UUID]) -> Answer:

@@ -41,6 +41,7 @@ GRANTED_LANES = frozenset({Lane.CRITICAL, Lane.BULK})  # normal is everybody's
 class Checked:
     """A request that can be accepted, with everything it names resolved and frozen."""
 
+    at: datetime
     event_id: str
     reference: str
     template_key: str
@@ -90,12 +91,14 @@ def check(caller: Caller, body: Mapping[str, Any], path: Path, errors: Errors) -
     _check_grants(caller, body, category)
     channels = _channels(caller, body, said, category, path, errors)
     lane = body.get("lane") or category.lane
-    due_at, expires_at = _times(body, category, lane, path, errors)
+    now = datetime.now(UTC)
+    due_at, expires_at = _times(body, now, category, lane, path, errors)
     recipients = _recipients(body["to"], path, errors)
     _check_data(said, channels, body, path, errors)
     if errors.total != before:
         return None
     return Checked(
+        at=now,
         event_id=body.get("event_id", ""),
         reference=body.get("reference", ""),
         template_key=said.version.key if said.version else "",
@@ -213,9 +216,8 @@ def _none(path: Path, errors: Errors, said: _Said, category: Category) -> tuple[
 
 
 def _times(
-    body: Mapping[str, Any], category: Category, lane: str, path: Path, errors: Errors
+    body: Mapping[str, Any], now: datetime, category: Category, lane: str, path: Path, errors: Errors
 ) -> tuple[datetime, datetime]:
-    now = datetime.now(UTC)
     due_at = max(body.get("send_at") or now, now)
     if due_at > now + MOST_AHEAD:
         errors.add((path, "send_at"), FieldCode.OUT_OF_RANGE, f"at most {MOST_AHEAD.days} days ahead")

@@ -13,6 +13,7 @@ from uuid import UUID
 from django.db import connection, transaction
 
 from apps.notifications.arrays import plain
+from apps.notifications.claims import loads
 from apps.notifications.services.layout import DEFAULT_LOCALE, Entry, Outline, categories, lay_out
 from apps.templates import services as templates
 from notifier.message import Channel
@@ -89,7 +90,9 @@ def _page(ids: Sequence[UUID]) -> int:
 def _take(ids: Sequence[UUID]) -> list[Taken]:
     with connection.cursor() as cursor:
         cursor.execute(_TAKE, {"ids": plain(ids), "lo": ids[0], "hi": ids[-1]})
-        rows = [Taken(*row) for row in cursor.fetchall()]
+        rows = [
+            Taken(*row[:11], loads(row[11]), *row[12:14], loads(row[14]), loads(row[15])) for row in cursor.fetchall()
+        ]
         cancelled = [row.id for row in rows if row.status == "cancelled"]
         if cancelled:
             cursor.execute("DELETE FROM notifications_expansion WHERE id = ANY (%s::uuid[])", [plain(cancelled)])

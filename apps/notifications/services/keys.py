@@ -73,7 +73,7 @@ class Answer:
 _TAKE_REQUEST = """
 SET LOCAL lock_timeout = '%(wait)sms';
 INSERT INTO notifications_idempotencykey (id, fingerprint, status, answer, location, created_at)
-VALUES (%(id)s, %(fingerprint)s, %(status)s, %(answer)s::jsonb, %(location)s, now())
+VALUES (%(id)s, %(fingerprint)s, %(status)s, %(answer)s, %(location)s, now())
 ON CONFLICT DO NOTHING RETURNING id
 """
 
@@ -105,14 +105,14 @@ def take_request(key: RequestKey, answer: Answer) -> Answer | None:
         fingerprint, status, body, location = cursor.fetchone()
     if fingerprint != key.fingerprint:
         raise Problem("idempotency-key-reused")
-    return Answer(status, body, location, is_replay=True)
+    return Answer(status, json.loads(body), location, is_replay=True)
 
 
 def change_answer(key: RequestKey, answer: Answer) -> None:
     """The key was taken for one answer, but another one is given."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE notifications_idempotencykey SET status = %s, answer = %s::jsonb, location = %s WHERE id = %s",
+            "UPDATE notifications_idempotencykey SET status = %s, answer = %s, location = %s WHERE id = %s",
             [answer.status, json.dumps(answer.body), answer.location, str(key.id)],
         )
 

@@ -15,8 +15,11 @@ import structlog
 from django.db import connection, transaction
 
 from apps.notifications.arrays import jsons, plain, texts
+from apps.notifications.claims import loads
 from apps.notifications.metrics import RECEIPTS
 from apps.people import services as people
+from apps.people.hashing import hash_address
+from apps.people.models import Suppression
 from notifier.ids import derived_id, floor_id
 from notifier.lifecycle import OPEN, State, advance
 from notifier.message import Channel
@@ -112,7 +115,7 @@ def _settle_page() -> int:
                 "WHERE r.wake_at <= now() ORDER BY r.wake_at LIMIT %s FOR UPDATE OF r SKIP LOCKED",
                 [PAGE],
             )
-            rows = [Kept(*row) for row in cursor.fetchall()]
+            rows = [Kept(*row[:4], loads(row[4]), *row[5:]) for row in cursor.fetchall()]
         matches = _match(rows)
         # Deliveries are locked in id order by `_match`; the receipts of one are followed as they happened.
         for row in sorted(rows, key=lambda row: row.at):
@@ -345,7 +348,8 @@ def _follow_keyword(row: Kept) -> None:
     if row.receipt["kind"] == ReceiptKind.STOPPED:
         people.suppress(Channel.SMS, number, "stop", source=row.account, note="inbound STOP")
     else:
-        people.lift_stop(number, source=row.account)
+        for entry in Suppression.objects.filter(channel="sms", address_hash=hash_address("sms", number), reason="stop"):
+            people.lift_suppression(entry.pk, source=row.account, may_lift_protected=True)
 
 
 def _look_again(row: Kept, outcome: str) -> None:
