@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import wraps
 from typing import Any
 
@@ -162,9 +162,12 @@ def uniq(sequence: Iterable[Any], key: object = None) -> list[Any]:
 def format_date(value: object, pattern: object = "%F") -> str:
     """`{{ order.eta | date: "%-d %B %Y" }}`: an RFC 3339 time, an ISO date or Unix seconds, as it was given.
 
-    Nothing is shifted to another zone. The directives are those of POSIX strftime; `%-d` leaves out the padding.
+    Nothing is shifted to another zone, and what is no time comes out unchanged ("tomorrow"), as Liquid has it.
+    The directives are those of POSIX strftime; `%-d` leaves out the padding.
     """
     moment = _moment(value)
+    if moment is None:
+        return str(value)
 
     def put(match: re.Match[str]) -> str:
         unpadded, directive = match.groups()
@@ -176,19 +179,15 @@ def format_date(value: object, pattern: object = "%F") -> str:
     return _DIRECTIVE.sub(put, str(pattern))
 
 
-def _moment(value: object) -> datetime:
-    if isinstance(value, datetime):
-        return value
-    if isinstance(value, date):
-        return datetime(value.year, value.month, value.day)
+def _moment(value: object) -> datetime | None:
     try:
-        if isinstance(value, int | float) or (isinstance(value, str) and value.isdigit() and len(value) > 8):
-            return datetime.fromtimestamp(float(value), UTC)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
         if isinstance(value, str) and len(value) <= 40:
             return datetime.fromisoformat(value.strip())
     except (ValueError, OverflowError, OSError):
         pass
-    raise FilterArgumentError("date needs a time such as 2026-11-25T09:00:00Z", token=None)
+    return None
 
 
 def register(environment: Environment) -> None:
