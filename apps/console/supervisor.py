@@ -262,8 +262,13 @@ def _secrets(path: Path) -> dict[str, str]:
             "ADMIN_PASSWORD": secrets.token_urlsafe(12),
         }
         _write_private(path, made)
-    lines = path.read_text().splitlines()
-    return {key: shlex.split(value)[0] for key, _, value in (line.partition("=") for line in lines) if value}
+    return read_environment(path)
+
+
+def read_environment(path: Path) -> dict[str, str]:
+    """The variables of a file that a shell can source: `KEY='value'`, one a line. None of a missing file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {key: "".join(shlex.split(value)) for key, _, value in (line.partition("=") for line in lines) if key}
 
 
 def _write_private(path: Path, values: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ import psycopg2
 import requests
 
 from apps.console.servers import Servers
-from apps.console.supervisor import ROOT, Fleet, free_port, ports_of, procfile
+from apps.console.supervisor import ROOT, Fleet, free_port, ports_of, procfile, read_environment
 
 DATABASE = "notifier_stack"
 READY_WITHIN_S = 60
@@ -67,7 +67,7 @@ class Stack:
         self.wait_for(lambda: self._answers(f"{self.sandbox_url}/healthz"), "the sandbox", within_s=30)
         demo = self.directory / "demo.env"
         self.manage("seed", "--demo-env", str(demo))
-        self.demo = dict(line.split("=", 1) for line in demo.read_text().splitlines() if "=" in line)
+        self.demo = read_environment(demo)
         self.start(*self.fleet.processes)
         self.wait_ready()
 

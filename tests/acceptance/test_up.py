@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 import requests
 
 from apps.console.servers import URLS, Owner, ServerError, Servers
-from apps.console.supervisor import ROOT, free_port, ports_of, procfile
+from apps.console.supervisor import ROOT, free_port, ports_of, procfile, read_environment
 from tests.acceptance.stack import descendants
 
 OURS = (*URLS, "SECRET_KEY", "FIELD_ENCRYPTION_KEYS", "METRICS_TOKEN", "DJANGO_SETTINGS_MODULE", "PROCESS_NAME")
@@ -66,8 +65,7 @@ class Up:
         return self.process.wait(within_s)
 
     def demo(self) -> dict[str, str]:
-        lines = (self.directory / "demo.env").read_text().splitlines()
-        return {key: shlex.split(value)[0] for key, _, value in (line.partition("=") for line in lines) if value}
+        return read_environment(self.directory / "demo.env")
 
 
 def alive(pids: list[int]) -> list[int]:

@@ -26,6 +26,7 @@ from apps.console.supervisor import (
     ports_of,
     prepared_servers,
     procfile,
+    read_environment,
     state_directory,
 )
 
@@ -191,9 +192,7 @@ class Up:
 
     def _welcome(self) -> None:
         demo = self.state / "demo.env"
-        values = (
-            dict(line.split("=", 1) for line in demo.read_text().splitlines() if "=" in line) if demo.exists() else {}
-        )
+        values = read_environment(demo)
         url = os.environ["PUBLIC_URL"]
         lines = [
             "",
