@@ -126,7 +126,9 @@ class Up:
             if time.monotonic() > deadline:
                 self._say("up", f"{what} is not ready after {READY_WITHIN_S} s; {url} says: {answer}")
                 return False
-            self._pump(0.1)
+            pause_until = time.monotonic() + 0.2
+            while time.monotonic() < pause_until:
+                self._pump(0.05)
             self._revive()
         return False
 
