@@ -96,7 +96,7 @@ CONTENT_KEPT_DAYS: int = env.int("CONTENT_KEPT_DAYS", default=30)
 EVENT_KEYS_KEPT_DAYS: int = env.int("EVENT_KEYS_KEPT_DAYS", default=30)
 """Days that an event_id is known as a duplicate; at most KEPT_DAYS."""
 if not EVENT_KEYS_KEPT_DAYS <= KEPT_DAYS:
-    raise ImproperlyConfigured(f"EVENT_KEYS_KEPT_DAYS is {EVENT_KEYS_KEPT_DAYS}. It is at most KEPT_DAYS ({KEPT_DAYS}).")
+    raise ImproperlyConfigured(f"EVENT_KEYS_KEPT_DAYS is {EVENT_KEYS_KEPT_DAYS}. KEPT_DAYS ({KEPT_DAYS}) is its limit.")
 
 # --- Broker, limits, cache ------------------------------------------------------------------------------------
 
