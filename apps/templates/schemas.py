@@ -123,7 +123,7 @@ def _metered(keyword: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _NOTHING: Registry[Any] = Registry()  # finds nothing beyond the schema itself: no file, no network
-_Metered = validators.extend(
+_Metered: Any = validators.extend(  # type: ignore[no-untyped-call]
     Draft202012Validator,
     {name: _metered(keyword) for name, keyword in Draft202012Validator.VALIDATORS.items() if name in KEYWORDS},
 )
@@ -156,7 +156,8 @@ def _unsupported(schema: Any, at: tuple[str | int, ...]) -> Iterator[Fault]:
 
 def _faults_of(error: ValidationError) -> Iterator[Fault]:
     path = tuple(error.absolute_path)
-    keyword, wanted = str(error.validator), error.validator_value
+    keyword = str(error.validator)
+    wanted: Any = error.validator_value
     code = _CODES.get(keyword, FieldCode.NOT_ALLOWED)
     if keyword == "required" and isinstance(error.instance, dict):
         # The library reports each missing name for itself, and only in words.

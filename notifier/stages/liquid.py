@@ -106,8 +106,9 @@ class _Lookup(OutputNode):
 
     def __init__(self, token: Token, expression: Expression) -> None:
         super().__init__(token, expression)
-        plain = isinstance(expression, FilteredExpression) and not expression.filters
-        self.path = (plain_path(expression.left) if plain else None) or ()
+        self.path: tuple[str, ...] = ()
+        if isinstance(expression, FilteredExpression) and not expression.filters:
+            self.path = plain_path(expression.left)
 
     def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
         if self.path:
@@ -137,7 +138,7 @@ class _Environment(Environment):
         self.add_tag(_OutputTag)
         self.tags = {name: tag for name, tag in self.tags.items() if name in TAGS or name in _PSEUDO_TAGS}
         for tag in self.tags.values():
-            tag.get_node = _placing_errors(tag.get_node)  # type: ignore[method-assign]
+            tag.get_node = _placing_errors(tag.get_node)  # type: ignore[method-assign, assignment]
         liquid_filters.register(self)
 
 
@@ -317,11 +318,11 @@ def simple_text(data: Mapping[str, Any], path: tuple[str, ...], escapes: bool) -
     return str(value) if type(value) is int else None
 
 
-def plain_path(expression: object) -> tuple[str, ...] | None:
-    """The names of `a.b.c`; None for anything that is not only names."""
+def plain_path(expression: object) -> tuple[str, ...]:
+    """The names of `a.b.c`; empty for anything that is not only names."""
     if isinstance(expression, Path) and all(type(segment) is str for segment in expression.path):
         return tuple(map(str, expression.path))
-    return None
+    return ()
 
 
 def _is_output_limit(error: LiquidError) -> bool:

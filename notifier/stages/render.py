@@ -18,7 +18,7 @@ import msgspec
 from notifier.ledger import Claimed
 from notifier.message import Channel, Content, EmailContent, PushContent, PushOptions, SmsContent
 from notifier.stages.liquid import OUTPUT_LIMIT_BYTES, Part, Refused, TemplateError
-from notifier.stages.texts import HEADER_BREAKERS, clean_sms, html_to_text, sms_segments
+from notifier.stages.texts import HEADER_BREAKERS, clean_sms, html_to_text, sms_segments, tidy
 from notifier.stages.variables import Needs, Segments, needs_of
 
 __all__ = [
@@ -261,11 +261,24 @@ def _parse(channel: str, fields: Mapping[str, str]) -> dict[str, Part]:
     return parts
 
 
+class _DerivedText(Part):
+    """A text part made from HTML: the lines that its tags leave empty are taken out again."""
+
+    __slots__ = ()
+
+    def render(self, data: Mapping[str, Any]) -> str:
+        return tidy(super().render(data))
+
+
 def derived_text(source: str) -> Part:
     """The text part of an HTML-only email: derived from the source, so that it costs no more than a written one.
 
     Raises TemplateError when tags of Liquid and HTML overlap in a way that leaves no whole text.
     """
+    return _shared_derived_text(source) if len(source) <= _SHARED_PART_CHARS else _derive_text(source)
+
+
+def _derive_text(source: str) -> Part:
     tags: list[str] = []
 
     def hide(match: re.Match[str]) -> str:
@@ -273,7 +286,10 @@ def derived_text(source: str) -> Part:
         return f"\ue000{len(tags) - 1}\ue001"
 
     text = html_to_text(_LIQUID.sub(hide, source))
-    return _part(_HIDDEN.sub(lambda match: tags[int(match[1])], text), html=False)
+    return _DerivedText(_HIDDEN.sub(lambda match: tags[int(match[1])], text))
+
+
+_shared_derived_text = lru_cache(maxsize=256)(_derive_text)
 
 
 def fold_locale(locale: str) -> str:

@@ -30,6 +30,8 @@ _TAG_NAME = re.compile(r"</?\s*([a-zA-Z][a-zA-Z0-9]*)")
 _HREF = re.compile(r"""\shref\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
 _HIDDEN = re.compile(r"display\s*:\s*none", re.IGNORECASE)
 _BLANKS = re.compile(r"[ \t\r\f\v\xa0]+")
+_LINE_EDGES = re.compile(" ?\n ?")
+_GAPS = re.compile("\n{3,}")
 _SKIPPED = frozenset({"head", "style", "script", "title", "noscript", "template"})
 _PARAGRAPHS = frozenset({"p", "table", "ul", "ol", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "blockquote"})
 _LINES = frozenset({"br", "div", "tr", "li", "section", "article", "header", "footer", "center"})
@@ -88,6 +90,9 @@ def html_to_text(source: str) -> str:
             position = start
             break
         name = _TAG_NAME.match(source, start, start + 40)
+        if source.startswith(("<!", "<?"), start):
+            position = end + 1
+            continue
         if not name:
             pieces.append("<")
             position = start + 1
@@ -113,8 +118,12 @@ def html_to_text(source: str) -> str:
         elif tag in ("td", "th"):
             pieces.append(" ")
     pieces.append(_words(source[position:]))
-    lines = [line.strip() for line in _BLANKS.sub(" ", "".join(pieces)).split("\n")]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+    return tidy("".join(pieces))
+
+
+def tidy(text: str) -> str:
+    """The text with single spaces, no space at the ends of lines, and at most one empty line in a row."""
+    return _GAPS.sub("\n\n", _LINE_EDGES.sub("\n", _BLANKS.sub(" ", text))).strip()
 
 
 def _words(text: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from notifier.stages.render import Compiled, compile_inline, missing_variables, render
+from notifier.stages.render import _shared_derived_text as shared_derived_text
 from notifier.stages.render import _shared_part as shared_part
 
 ROWS = "\n".join(f"<tr><td>Row {n}</td><td>{{{{ order.line{n} }}}}</td></tr>" for n in range(12))
@@ -62,6 +63,7 @@ def main() -> None:
 
     def cold(channel: str) -> None:
         shared_part.cache_clear()
+        shared_derived_text.cache_clear()
         render(Compiled(1, CHANNELS, "en"), channel, "en", DATA)
 
     inline = {"push": {"title": "Hello", "body": "Nothing to fill in"}}

@@ -122,7 +122,7 @@ SEEDS: dict[str, Seed] = {
                 "minutes": {"type": "integer", "minimum": 1, "maximum": 60},
             },
         },
-        sample_data={"code": "493 027", "minutes": 10},
+        sample_data={"code": "493027", "minutes": 10},
     ),
     "weekly-offers": Seed(
         name="Weekly offers",
