@@ -11,11 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from threading import Lock
 from typing import Any
-from uuid import UUID
 
 import msgspec
 
-from notifier.ledger import Claimed
 from notifier.message import Channel, Content, EmailContent, PushContent, PushOptions, SmsContent
 from notifier.stages.liquid import OUTPUT_LIMIT_BYTES, Part, Refused, TemplateError
 from notifier.stages.texts import HEADER_BREAKERS, clean_sms, html_to_text, sms_segments, tidy
@@ -195,45 +193,37 @@ def render(
 class Renderer:
     """Renders the deliveries of one shift, each text once: people who get the same data in the same language share
     the content. A refusal is remembered too.
+
+    The same data means the same object, not an equal one: comparing would cost as much as rendering.
     """
 
-    def __init__(self, template: Callable[[int], Compiled]) -> None:
-        """`template` finds the compiled version of an id; LookupError when there is none."""
-        self._template = template
-        self._inline: dict[UUID, Compiled] = {}
-        self._made: dict[tuple[UUID, str, str | None], Content | RenderError] = {}
+    def __init__(self) -> None:
+        self._made: dict[tuple[Any, ...], tuple[Content | RenderError, tuple[object, ...]]] = {}
 
-    def render(self, claimed: Claimed) -> Content:
-        """What `claimed` says. Raises RenderError, and what `template` raises when the store is away."""
-        compiled = self._compiled(claimed)
-        if not claimed.shares_data:
-            return render(compiled, claimed.channel, claimed.locale, claimed.data, claimed.options)
-        key = (claimed.notification_id, claimed.channel, compiled.resolve(claimed.channel, claimed.locale))
-        if (made := self._made.get(key)) is None:
+    def render(
+        self,
+        compiled: Compiled,
+        channel: str,
+        locale: str,
+        data: Mapping[str, Any],
+        options: Mapping[str, Mapping[str, Any]] = _NO_OPTIONS,
+    ) -> Content:
+        """As `render` of this module. Neither `data` nor `options` may be changed while this lives."""
+        key = (id(compiled), channel, compiled.resolve(channel, locale), id(data), id(options))
+        found = self._made.get(key)
+        if found is None:
             if len(self._made) >= _KEPT_PER_SHIFT:
                 self._made.clear()
+            made: Content | RenderError
             try:
-                made = render(compiled, claimed.channel, claimed.locale, claimed.data, claimed.options)
+                made = render(compiled, channel, locale, data, options)
             except RenderError as error:
                 made = error
-            self._made[key] = made
-        if isinstance(made, RenderError):
-            raise RenderError(made.code, made.detail)
-        return made
-
-    def _compiled(self, claimed: Claimed) -> Compiled:
-        if claimed.template_version_id is not None:
-            try:
-                return self._template(claimed.template_version_id)
-            except LookupError:
-                raise RenderError("render_error", f"template version {claimed.template_version_id} is gone") from None
-        found = self._inline.get(claimed.notification_id)
-        if found is None:
-            if len(self._inline) >= _KEPT_PER_SHIFT:
-                self._inline.clear()
-            found = compile_inline(claimed.inline or {})
-            self._inline[claimed.notification_id] = found
-        return found
+            # What the key names is kept alive beside it, so that no other object takes its id.
+            found = self._made[key] = made, (compiled, data, options)
+        if isinstance(found[0], RenderError):
+            raise RenderError(found[0].code, found[0].detail)
+        return found[0]
 
 
 def payload_bytes(content: PushContent) -> int:
