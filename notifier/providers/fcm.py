@@ -85,7 +85,11 @@ class FcmSettings:
 
 
 class CredentialRefused(Exception):
-    """Google does not give this service account a token. The text is Google's word for it."""
+    """Google does not give this service account a token: `code` is its word for why, the text its sentence."""
+
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(why)
+        self.code = code
 
 
 class _Bearer:
@@ -137,7 +141,7 @@ class _Bearer:
             answer = error.args[1] if len(error.args) > 1 else None
             if error.retryable or not isinstance(answer, dict) or "error" not in answer:
                 raise http.NotSent("no token: its server did not give a usable answer") from error
-            raise CredentialRefused(str(answer["error"])) from error
+            raise CredentialRefused(str(answer["error"])[:100], str(answer.get("error_description", ""))) from error
         except (GoogleAuthError, OSError, ValueError, TypeError, KeyError) as error:  # the last three: garbage (2.62)
             raise http.NotSent(f"no token: {type(error).__name__}") from error
 
@@ -190,7 +194,7 @@ class Fcm(Provider):
         except (http.NotSent, http.Uncertain) as error:
             return http.without_answer(error)
         except CredentialRefused as error:
-            return http.classified(http.MISCONFIGURED, code=error, detail="no token for this service account")
+            return http.classified(http.MISCONFIGURED, code=error.code, detail=http.readable(f"no token: {error}"))
 
     async def _deliver(self, body: bytes, ends_at: float) -> http.Reply:
         async with asyncio.timeout_at(ends_at):

@@ -1,7 +1,8 @@
 """What every provider keeps to, whatever its wire: inherit, say how to reach it, and the cases run.
 
-`ProviderContract` is for all, `RetryAfterContract` for those whose answers carry HTTP headers, `CallbackContract`
-for those that report back. Each over real sockets, against a server that misbehaves (`sink.py`).
+`ProviderContract` is for all, `HttpContract` for those that are called over HTTP, `CallbackContract`
+for those that report back: over real sockets, against a server that misbehaves (`sink.py`). `SandboxContract` is
+for those that the sandbox plays.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
@@ -17,7 +19,7 @@ from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any, ClassVar, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 import uvloop
@@ -25,7 +27,9 @@ import uvloop
 from notifier.message import Address, Channel, Content, EmailContent, Lane, Message, Mode, SmsContent
 from notifier.outcome import Callback, Kind, Outcome, Receipt, Scope
 from notifier.providers.base import ConfigurationError, Provider
-from tests.providers.sink import Fault
+from notifier.providers.http import Carrier
+from tests.providers.conftest import Authority, Sandbox
+from tests.providers.sink import Answer, Fault, Request
 
 T = TypeVar("T")
 
@@ -300,15 +304,38 @@ class ProviderContract(ABC):
         """The class under test."""
 
 
-class RetryAfterContract(ABC):
-    """Cases for providers whose refusals carry HTTP headers."""
+class HttpContract(ABC):
+    """Cases for providers that are called over HTTP/1.1 by the process's carrier."""
 
+    accepting: ClassVar[Answer]
+    throttling: ClassVar[Answer]
     waits_s: ClassVar[float | None] = None
     """How long a THROTTLED without a usable `Retry-After` waits."""
 
     @abstractmethod
+    def answered(
+        self, answer: Answer, *, tls: ssl.SSLContext | None = None, ca_file: str = ""
+    ) -> tuple[Outcome, list[Request]]:
+        """What one message comes to at a far end that answers so, and the requests that it read."""
+
     def throttled(self, headers: dict[str, str]) -> Outcome:
-        """The outcome of a message that the far end answers with 429 and these headers."""
+        return self.answered(replace(self.throttling, headers=headers))[0]
+
+    def test_a_server_with_a_certificate_we_trust_is_sent_to(self, authority: Authority) -> None:
+        outcome, requests = self.answered(self.accepting, tls=authority.server, ca_file=authority.ca_file)
+        assert outcome.kind is Kind.ACCEPTED
+        assert len(requests) == 1
+
+    def test_a_server_with_any_other_certificate_gets_nothing(self, authority: Authority) -> None:
+        outcome, requests = self.answered(self.accepting, tls=authority.server)
+        assert outcome.kind is Kind.UNAVAILABLE
+        assert requests == []
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_a_redirect_is_not_followed(self, status: int) -> None:
+        outcome, requests = self.answered(Answer(status, b"", {"Location": "/elsewhere"}))
+        assert (outcome.kind, outcome.scope) == (Kind.MISCONFIGURED, Scope.ACCOUNT)
+        assert len(requests) == 1
 
     def test_seconds_to_wait_are_obeyed(self) -> None:
         outcome = self.throttled({"Retry-After": "17"})
@@ -330,6 +357,103 @@ class RetryAfterContract(ABC):
     def test_nonsense_is_as_good_as_nothing(self, told: str) -> None:
         outcome = self.throttled({"Retry-After": told} if told else {})
         assert (outcome.kind, outcome.retry_after_s) == (Kind.THROTTLED, self.waits_s)
+
+
+class SandboxContract(ABC):
+    """Cases for providers that the sandbox plays: its wire was written from the vendor's documents alone."""
+
+    sandbox_faults: ClassVar[dict[str, Kind]]
+    """Modes of the sandbox's faults -> what a message comes to."""
+
+    @abstractmethod
+    def sandbox_provider(self, sandbox: Sandbox, carrier: Carrier) -> Provider:
+        """A provider with an account at the sandbox."""
+
+    @abstractmethod
+    def sandbox_recipients(self) -> list[tuple[Address, Kind, str]]:
+        """Each magic recipient with the outcome's kind and reason."""
+
+    def test_each_sandbox_recipient_has_its_outcome(self, sandbox: Sandbox) -> None:
+        recipients = self.sandbox_recipients()
+
+        async def case() -> list[Outcome]:
+            async with Carrier() as carrier:
+                provider = self.sandbox_provider(sandbox, carrier)
+                batch = [replace(self.sandbox_message(), address=address) for address, _, _ in recipients]
+                outcomes = await provider.send(batch)
+                await provider.aclose()
+                return outcomes
+
+        found = [(outcome.kind, outcome.reason) for outcome in run(case())]
+        assert found == [(kind, reason) for _, kind, reason in recipients]
+
+    def test_the_sandboxs_faults_come_to_what_they_mean(self, sandbox: Sandbox) -> None:
+        good = next(address for address, kind, _ in self.sandbox_recipients() if kind is Kind.ACCEPTED)
+
+        async def case() -> dict[str, Kind]:
+            found = {}
+            async with Carrier() as carrier:
+                provider = self.sandbox_provider(sandbox, carrier)
+                for mode in self.sandbox_faults:
+                    message = replace(self.sandbox_message(), address=good, timeout_s=TIMEOUT_S)
+                    await asyncio.to_thread(sandbox.fault, provider.kind, mode, retry_after=7)
+                    try:
+                        found[mode] = (await provider.send([message]))[0].kind
+                    finally:
+                        await asyncio.to_thread(sandbox.calm)
+                (after,) = await provider.send([replace(self.sandbox_message(), address=good)])
+                assert after.kind is Kind.ACCEPTED
+                await provider.aclose()
+            return found
+
+        assert run(case()) == self.sandbox_faults
+
+    def test_what_was_accepted_is_in_the_sandboxs_ledger_under_our_id(self, sandbox: Sandbox) -> None:
+        good = next(address for address, kind, _ in self.sandbox_recipients() if kind is Kind.ACCEPTED)
+        batch = [replace(self.sandbox_message(), address=good) for _ in range(20)]
+
+        async def case() -> str:
+            async with Carrier() as carrier:
+                provider = self.sandbox_provider(sandbox, carrier)
+                outcomes = await provider.send(batch)
+                assert {outcome.kind for outcome in outcomes} == {Kind.ACCEPTED}
+                await provider.aclose()
+                return provider.kind
+
+        ledger = [entry["delivery_id"] for entry in sandbox.inbox(run(case()))]
+        assert sorted(ledger.count(str(message.delivery_id)) for message in batch) == [1] * 20
+
+    @abstractmethod
+    def message(self) -> Message:
+        """A message, whose recipient is replaced."""
+
+    def sandbox_message(self) -> Message:
+        return replace(self.message(), delivery_id=uuid4(), claim_no=2)
+
+    def sandbox_receipts(
+        self, sandbox: Sandbox, address: Address, enough: Callable[[list[Receipt]], bool]
+    ) -> list[Receipt]:
+        """What the sandbox reports of a message to `address`; each callback is believed, each finds the message."""
+        message = replace(self.sandbox_message(), address=address)
+
+        async def case() -> Provider:
+            async with Carrier() as carrier:
+                provider = self.sandbox_provider(sandbox, carrier)
+                (outcome,) = await provider.send([message])
+                assert outcome.kind is Kind.ACCEPTED
+                await provider.aclose()
+                return provider
+
+        provider = run(case())
+
+        def receipts(callbacks: list[Callback]) -> list[Receipt]:
+            assert all(provider.verify(callback) for callback in callbacks)
+            found = (receipt for callback in callbacks for receipt in provider.receipts(callback))
+            return [receipt for receipt in found if receipt.delivery_id == message.delivery_id]
+
+        callbacks = sandbox.caught(provider.kind, message.delivery_id, lambda found: enough(receipts(found)))
+        assert {receipt.claim_no for receipt in receipts(callbacks)} == {message.claim_no}
+        return receipts(callbacks)
 
 
 class CallbackContract(ABC):

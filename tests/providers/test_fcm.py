@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import jwt
 import pytest
@@ -20,7 +22,8 @@ from notifier.outcome import Kind, Outcome, Scope
 from notifier.providers.base import Provider, Surroundings
 from notifier.providers.fcm import Fcm, FcmSettings
 from notifier.providers.http import Carrier
-from tests.providers.contract import DELIVERY_ID, ProviderContract, RetryAfterContract, World, run
+from tests.providers.conftest import Sandbox
+from tests.providers.contract import DELIVERY_ID, HttpContract, ProviderContract, SandboxContract, World, run
 from tests.providers.sink import Answer, HttpSink, Request, free_port
 
 PRIVATE = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -62,8 +65,10 @@ def issued(expires_in_s: int = 3600, token: str = BEARER) -> Callable[[Request],
 
 
 @asynccontextmanager
-async def fcm(answer: Callable[[Request], Answer] = accepted, **settings: Any) -> AsyncIterator[tuple[Fcm, HttpSink]]:
-    async with HttpSink(answer) as sink, Carrier() as carrier:
+async def fcm(
+    answer: Callable[[Request], Answer] = accepted, tls: ssl.SSLContext | None = None, **settings: Any
+) -> AsyncIterator[tuple[Fcm, HttpSink]]:
+    async with HttpSink(answer, tls) as sink, Carrier() as carrier:
         sink.aside["/token"] = issued()
         made = Fcm(
             FcmSettings(service_account=service_account(f"{sink.url}/token"), base_url=sink.url, **settings),
@@ -84,8 +89,10 @@ def send(
     return run(case())
 
 
-class TestFcm(ProviderContract, RetryAfterContract):
+class TestFcm(ProviderContract, HttpContract, SandboxContract):
     secrets = (KEY_LINE, BEARER)
+    accepting = Answer(200, {"name": "projects/shop/messages/0:1"})
+    throttling = Answer(429, {"error": {"status": "RESOURCE_EXHAUSTED"}})
     waits_s = 60.0
 
     @classmethod
@@ -140,15 +147,52 @@ class TestFcm(ProviderContract, RetryAfterContract):
             "project_id": replace(good, service_account=service_account("https://x/token", project_id="")),
         }
 
-    def throttled(self, headers: dict[str, str]) -> Outcome:
-        answer = Answer(429, {"error": {"status": "RESOURCE_EXHAUSTED"}}, headers)
-        return send(self.message(), lambda request: answer)[0]
+    def answered(
+        self, answer: Answer, *, tls: ssl.SSLContext | None = None, ca_file: str = ""
+    ) -> tuple[Outcome, list[Request]]:
+        async def case() -> tuple[Outcome, list[Request]]:
+            async with fcm(lambda request: answer, tls, ca_file=ca_file) as (provider, sink):
+                (outcome,) = await provider.send([self.message()])
+                return outcome, sink.requests
+
+        return run(case())
 
     @pytest.mark.parametrize("account", ["{", "[]", '{"type": "service_account"}', '{"type": "authorized_user"}'])
     def test_what_is_no_service_account_is_said_to_be_none(self, account: str) -> None:
         broken = {"service_account": replace(self.settings(), service_account=account)}
         self.broken_settings = lambda: broken  # type: ignore[method-assign]
         self.test_settings_that_work_pass_and_others_are_named()
+
+    # --- The sandbox -------------------------------------------------------------------------------------------
+
+    sandbox_faults = {
+        "http_401": Kind.MISCONFIGURED,
+        "http_429": Kind.THROTTLED,
+        "http_500": Kind.UNAVAILABLE,
+        "hang": Kind.UNCERTAIN,
+        "reset_before": Kind.UNCERTAIN,
+        "reset_after": Kind.UNCERTAIN,
+        "garbage": Kind.UNCERTAIN,
+        "gone": Kind.GONE,
+    }
+
+    def sandbox_provider(self, sandbox: Sandbox, carrier: Carrier) -> Fcm:
+        account = (sandbox.keys / "fcm-service-account.json").read_text()
+        settings = FcmSettings(service_account=account, base_url=sandbox.url)
+        Fcm.check(settings)
+        return Fcm(settings, Surroundings(carrier))
+
+    def sandbox_recipients(self) -> list[tuple[Address, Kind, str]]:
+        words = {
+            "ok": (Kind.ACCEPTED, ""),
+            "unregistered": (Kind.GONE, "device_unregistered"),
+            "throttled": (Kind.THROTTLED, ""),
+            "badtoken": (Kind.GONE, "bad_token"),
+        }
+        return [
+            (replace(self.address(0), value=f"sandbox-{word}-{uuid4()}"), kind, reason)
+            for word, (kind, reason) in words.items()
+        ]
 
     # --- What it is sent --------------------------------------------------------------------------------------
 
@@ -408,6 +452,16 @@ class TestFcm(ProviderContract, RetryAfterContract):
         outcome, requests = run(case())
         assert (outcome.kind, outcome.scope) == (kind, Scope.ACCOUNT)
         assert requests == 0
+
+    def test_googles_reason_for_giving_no_token_is_kept(self) -> None:
+        async def case() -> Outcome:
+            async with fcm() as (provider, sink):
+                refused = {"error": "invalid_grant", "error_description": "Invalid JWT Signature."}
+                sink.aside["/token"] = lambda request: Answer(400, refused)
+                return (await provider.send([self.message()]))[0]
+
+        outcome = run(case())
+        assert (outcome.code, outcome.detail) == ("invalid_grant", "no token: Invalid JWT Signature.")
 
     def test_a_token_server_that_is_away_is_known_not_sent(self) -> None:
         async def case() -> Outcome:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,11 +21,13 @@ from notifier.outcome import Callback, Kind, Outcome, ReceiptKind, Scope
 from notifier.providers.base import Provider, Surroundings
 from notifier.providers.http import Carrier
 from notifier.providers.sendgrid import SendGrid, SendGridSettings
+from tests.providers.conftest import Sandbox
 from tests.providers.contract import (
     DELIVERY_ID,
     CallbackContract,
+    HttpContract,
     ProviderContract,
-    RetryAfterContract,
+    SandboxContract,
     World,
     only,
     run,
@@ -54,9 +58,9 @@ def failed(status: int, *errors: tuple[str, str | None], **headers: str) -> Answ
 
 @asynccontextmanager
 async def sendgrid(
-    answer: Callable[[Request], Answer] = accepted, settings: SendGridSettings = GOOD
+    answer: Callable[[Request], Answer] = accepted, settings: SendGridSettings = GOOD, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[SendGrid, HttpSink]]:
-    async with HttpSink(answer) as sink, Carrier() as carrier:
+    async with HttpSink(answer, tls) as sink, Carrier() as carrier:
         yield SendGrid(replace(settings, base_url=sink.url), Surroundings(carrier, hook_url=HOOK)), sink
 
 
@@ -98,8 +102,10 @@ def event(name: str, **more: Any) -> dict[str, Any]:
     }
 
 
-class TestSendGrid(ProviderContract, RetryAfterContract, CallbackContract):
+class TestSendGrid(ProviderContract, HttpContract, CallbackContract, SandboxContract):
     secrets = (API_KEY,)
+    accepting = Answer(202, b"", {"X-Message-Id": MESSAGE_ID})
+    throttling = Answer(429, {"errors": [{"field": None, "message": "too many requests"}]})
 
     @classmethod
     def provider_class(cls) -> type[Provider]:
@@ -151,15 +157,79 @@ class TestSendGrid(ProviderContract, RetryAfterContract, CallbackContract):
             "webhook_public_key": replace(GOOD, webhook_public_key="bm8ga2V5"),
         }
 
-    def throttled(self, headers: dict[str, str]) -> Outcome:
-        answer = failed(429, ("too many requests", None))
-        return send([self.message()], lambda request: replace(answer, headers=headers))[0][0]
+    def answered(
+        self, answer: Answer, *, tls: ssl.SSLContext | None = None, ca_file: str = ""
+    ) -> tuple[Outcome, list[Request]]:
+        async def case() -> tuple[Outcome, list[Request]]:
+            async with sendgrid(lambda request: answer, replace(GOOD, ca_file=ca_file), tls) as (provider, sink):
+                (outcome,) = await provider.send([self.message()])
+                return outcome, sink.requests
+
+        return run(case())
 
     def test_its_own_reset_time_is_obeyed_where_there_is_no_other(self) -> None:
         answer = failed(429, ("too many requests", None), X_RateLimit_Reset=str(int(time.time()) + 40))
         outcome = send([self.message()], lambda request: answer)[0][0]
         assert outcome.retry_after_s is not None
         assert 30 < outcome.retry_after_s <= 40
+
+    # --- The sandbox -------------------------------------------------------------------------------------------
+
+    sandbox_faults = {
+        "http_401": Kind.MISCONFIGURED,
+        "http_429": Kind.THROTTLED,
+        "http_500": Kind.UNAVAILABLE,
+        "hang": Kind.UNCERTAIN,
+        "reset_before": Kind.UNCERTAIN,
+        "reset_after": Kind.UNCERTAIN,
+        "garbage": Kind.UNCERTAIN,
+    }
+
+    def sandbox_provider(self, sandbox: Sandbox, carrier: Carrier) -> SendGrid:
+        settings = SendGridSettings(
+            api_key="SG.main.sandbox",
+            sender="Shop <orders@shop.example>",
+            webhook_public_key=(sandbox.keys / "sendgrid-public.txt").read_text(),
+            base_url=sandbox.url,
+        )
+        SendGrid.check(settings)
+        return SendGrid(settings, Surroundings(carrier))
+
+    def sandbox_recipients(self) -> list[tuple[Address, Kind, str]]:
+        return [
+            (Address(Channel.EMAIL, f"{word}+{uuid4()}@sandbox.invalid"), Kind.ACCEPTED, "")
+            for word in ("delivered", "bounced", "complaint")
+        ]
+
+    def test_a_throttled_sandbox_recipient_is_let_through_at_the_third_try(self, sandbox: Sandbox) -> None:
+        message = replace(
+            self.sandbox_message(), address=Address(Channel.EMAIL, f"throttled+{uuid4()}@sandbox.invalid")
+        )
+
+        async def case() -> list[Outcome]:
+            async with Carrier() as carrier:
+                provider = self.sandbox_provider(sandbox, carrier)
+                return [(await provider.send([message]))[0] for _ in range(3)]
+
+        outcomes = run(case())
+        assert [outcome.kind for outcome in outcomes] == [Kind.THROTTLED, Kind.THROTTLED, Kind.ACCEPTED]
+        assert outcomes[0].retry_after_s == 2
+
+    @pytest.mark.parametrize(
+        "word, kinds",
+        [
+            ("delivered", {ReceiptKind.SENT, ReceiptKind.DELIVERED}),
+            ("bounced", {ReceiptKind.UNDELIVERED}),
+            ("complaint", {ReceiptKind.DELIVERED, ReceiptKind.COMPLAINED}),
+        ],
+    )
+    def test_the_sandbox_reports_what_became_of_a_mail(
+        self, word: str, kinds: set[ReceiptKind], sandbox: Sandbox
+    ) -> None:
+        address = Address(Channel.EMAIL, f"{word}+{uuid4()}@sandbox.invalid")
+        receipts = self.sandbox_receipts(sandbox, address, lambda found: kinds <= {receipt.kind for receipt in found})
+        undelivered = [receipt.reason for receipt in receipts if receipt.kind is ReceiptKind.UNDELIVERED]
+        assert undelivered == (["hard_bounce"] if word == "bounced" else [])
 
     # --- What it is sent --------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -21,9 +22,19 @@ from hypothesis import strategies as st
 from notifier.message import Address, Channel, Content, EmailContent, Message
 from notifier.outcome import Callback, Kind, Outcome, Receipt, ReceiptKind, Scope
 from notifier.providers.base import Provider, Surroundings
+from notifier.providers.http import Carrier
 from notifier.providers.smtp import MAILS_PER_CONNECTION, Smtp, SmtpSettings
-from tests.providers.conftest import Authority
-from tests.providers.contract import DELIVERY_ID, UNICODE, CallbackContract, ProviderContract, World, only, run
+from tests.providers.conftest import Authority, Sandbox
+from tests.providers.contract import (
+    DELIVERY_ID,
+    UNICODE,
+    CallbackContract,
+    ProviderContract,
+    SandboxContract,
+    World,
+    only,
+    run,
+)
 from tests.providers.sink import Fault, Mail, SmtpSink, free_port
 
 PASSWORD = "smtp-password-of-no-value"
@@ -113,7 +124,7 @@ Diagnostic-Code: {diagnostic}
     )
 
 
-class TestSmtp(ProviderContract, CallbackContract):
+class TestSmtp(ProviderContract, CallbackContract, SandboxContract):
     reset_before = Kind.UNAVAILABLE  # the server has not asked for the mail yet
     secrets = (PASSWORD, BOUNCE_KEY)
 
@@ -167,6 +178,46 @@ class TestSmtp(ProviderContract, CallbackContract):
             "connections": replace(GOOD, connections=0),
             "ca_file": replace(GOOD, ca_file="/nowhere.pem"),
         }
+
+    # --- The sandbox -------------------------------------------------------------------------------------------
+
+    sandbox_faults = {
+        "http_401": Kind.MISCONFIGURED,
+        "hang": Kind.UNCERTAIN,
+        "reset_after": Kind.UNCERTAIN,
+        "garbage": Kind.UNCERTAIN,
+    }
+
+    def sandbox_provider(self, sandbox: Sandbox, carrier: Carrier) -> Smtp:
+        settings = replace(
+            GOOD,
+            port=sandbox.smtp_port,
+            security="starttls",
+            username="main",
+            password="sandbox",
+            ca_file=str(sandbox.keys / "ca.pem"),
+        )
+        Smtp.check(settings)
+        return Smtp(settings, Surroundings(carrier))
+
+    def sandbox_recipients(self) -> list[tuple[Address, Kind, str]]:
+        return [
+            (Address(Channel.EMAIL, f"{word}+{uuid4()}@sandbox.invalid"), Kind.ACCEPTED, "")
+            for word in ("delivered", "bounced", "complaint")
+        ]
+
+    @pytest.mark.parametrize(
+        "word, kind, reason",
+        [
+            ("delivered", ReceiptKind.DELIVERED, ""),
+            ("bounced", ReceiptKind.UNDELIVERED, "hard_bounce"),
+            ("complaint", ReceiptKind.COMPLAINED, ""),
+        ],
+    )
+    def test_the_sandbox_sends_mails_back(self, word: str, kind: ReceiptKind, reason: str, sandbox: Sandbox) -> None:
+        address = Address(Channel.EMAIL, f"{word}+{uuid4()}@sandbox.invalid")
+        receipts = self.sandbox_receipts(sandbox, address, lambda found: any(receipt.kind is kind for receipt in found))
+        assert [receipt.reason for receipt in receipts if receipt.kind is kind] == [reason]
 
     # --- Envelope and headers ---------------------------------------------------------------------------------
 
@@ -287,12 +338,12 @@ class TestSmtp(ProviderContract, CallbackContract):
         _, sink = send(replace(self.message(), content=content))
         self._same(sink.mails[0], content)
 
-    @pytest.mark.parametrize("body", [{"text": "only text"}, {"html": "<b>only html</b>"}])
-    def test_a_single_body_is_no_multipart(self, body: dict[str, str]) -> None:
-        _, sink = send(replace(self.message(), content=EmailContent("s", **body)))
+    @pytest.mark.parametrize("content", [EmailContent("s", text="only text"), EmailContent("s", html="<b>only</b>")])
+    def test_a_single_body_is_no_multipart(self, content: EmailContent) -> None:
+        _, sink = send(replace(self.message(), content=content))
         found = parsed(sink.mails[0])
         assert not found.is_multipart()
-        assert found.get_content().strip() == next(iter(body.values()))
+        assert found.get_content().strip() == (content.text or content.html)
 
     def test_any_text_survives(self) -> None:
         text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=400)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -19,11 +20,13 @@ from notifier.outcome import Callback, Kind, Outcome, Receipt, ReceiptKind, Scop
 from notifier.providers.base import Provider, Surroundings
 from notifier.providers.http import Carrier
 from notifier.providers.twilio import Twilio, TwilioSettings
+from tests.providers.conftest import Sandbox
 from tests.providers.contract import (
     DELIVERY_ID,
     CallbackContract,
+    HttpContract,
     ProviderContract,
-    RetryAfterContract,
+    SandboxContract,
     World,
     only,
     run,
@@ -54,9 +57,9 @@ def failed(status: int, code: int | None, message: str = "refused", **headers: s
 
 @asynccontextmanager
 async def twilio(
-    answer: Callable[[Request], Answer] = accepted, settings: TwilioSettings = GOOD
+    answer: Callable[[Request], Answer] = accepted, settings: TwilioSettings = GOOD, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[Twilio, HttpSink]]:
-    async with HttpSink(answer) as sink, Carrier() as carrier:
+    async with HttpSink(answer, tls) as sink, Carrier() as carrier:
         yield Twilio(replace(settings, base_url=sink.url), Surroundings(carrier, hook_url=HOOK)), sink
 
 
@@ -89,8 +92,10 @@ def status(name: str, **fields: str) -> dict[str, str]:
     return {"MessageSid": SID, "MessageStatus": name, "To": "+15005550006", "AccountSid": ACCOUNT, **fields}
 
 
-class TestTwilio(ProviderContract, RetryAfterContract, CallbackContract):
+class TestTwilio(ProviderContract, HttpContract, CallbackContract, SandboxContract):
     secrets = (AUTH_TOKEN, SHARED_KEY)
+    accepting = Answer(201, {"sid": SID, "status": "queued"})
+    throttling = Answer(429, {"code": 20429, "message": "Too Many Requests", "status": 429})
 
     @classmethod
     def provider_class(cls) -> type[Provider]:
@@ -142,9 +147,58 @@ class TestTwilio(ProviderContract, RetryAfterContract, CallbackContract):
             "ca_file": replace(GOOD, ca_file=__file__),
         }
 
-    def throttled(self, headers: dict[str, str]) -> Outcome:
-        answer = Answer(429, {"code": 20429, "message": "Too Many Requests", "status": 429}, headers)
-        return send(self.message(), lambda request: answer)[0]
+    def answered(
+        self, answer: Answer, *, tls: ssl.SSLContext | None = None, ca_file: str = ""
+    ) -> tuple[Outcome, list[Request]]:
+        async def case() -> tuple[Outcome, list[Request]]:
+            async with twilio(lambda request: answer, replace(GOOD, ca_file=ca_file), tls) as (provider, sink):
+                (outcome,) = await provider.send([self.message()])
+                return outcome, sink.requests
+
+        return run(case())
+
+    # --- The sandbox -------------------------------------------------------------------------------------------
+
+    sandbox_faults = {
+        "http_401": Kind.MISCONFIGURED,
+        "http_429": Kind.THROTTLED,
+        "http_500": Kind.UNCERTAIN,
+        "hang": Kind.UNCERTAIN,
+        "reset_before": Kind.UNCERTAIN,
+        "reset_after": Kind.UNCERTAIN,
+        "garbage": Kind.UNCERTAIN,
+    }
+
+    def sandbox_provider(self, sandbox: Sandbox, carrier: Carrier) -> Twilio:
+        settings = TwilioSettings(
+            account_sid="AC" + "0" * 32,
+            auth_token="sandbox-auth-token",
+            sender="+15005550006",
+            base_url=sandbox.url,
+        )
+        Twilio.check(settings)
+        return Twilio(settings, Surroundings(carrier, hook_url=f"{sandbox.hooks.url}/hooks/twilio/main"))
+
+    def sandbox_recipients(self) -> list[tuple[Address, Kind, str]]:
+        numbers = {
+            "+15005550006": (Kind.ACCEPTED, ""),
+            "+15005551000": (Kind.ACCEPTED, ""),
+            "+15005559999": (Kind.ACCEPTED, ""),
+            "+15005550010": (Kind.ACCEPTED, ""),
+            "+15005550001": (Kind.GONE, "invalid_number"),
+            "+15005550002": (Kind.REJECTED, "rejected"),
+            "+15005550003": (Kind.REJECTED, "rejected"),
+            "+15005550004": (Kind.REJECTED, "recipient_blocked"),
+            "+15005550009": (Kind.GONE, "cannot_receive"),
+        }
+        return [(Address(Channel.SMS, number), kind, reason) for number, (kind, reason) in numbers.items()]
+
+    def test_the_sandbox_reports_a_delivery_in_its_steps(self, sandbox: Sandbox) -> None:
+        address = Address(Channel.SMS, "+15005551234")
+        receipts = self.sandbox_receipts(
+            sandbox, address, lambda found: any(receipt.kind is ReceiptKind.DELIVERED for receipt in found)
+        )
+        assert ReceiptKind.SENT in {receipt.kind for receipt in receipts}
 
     # --- What it is sent --------------------------------------------------------------------------------------
 
