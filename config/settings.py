@@ -165,7 +165,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 
 INSTALLED_APPS = [
     "unfold",
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # config/urls.py discovers the screens: workers load none
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

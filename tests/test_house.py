@@ -215,6 +215,16 @@ def test_the_openapi_file_is_made_from_the_code_without_a_warning():
     call_command("spectacular", validate=True, fail_on_warn=True, file=os.devnull)
 
 
+@pytest.mark.django_db
+def test_the_contract_is_open_to_everybody():
+    openapi = Client().get("/v1/openapi.json")
+    assert openapi.status_code == 200
+    assert "/v1/notifications" in openapi.json()["paths"]
+    docs = Client().get("/docs")
+    assert docs.status_code == 200
+    assert "https://" not in re.sub(r"<!--.*?-->", "", docs.content.decode()), "the page must load nothing from outside"
+
+
 def test_settings_name_no_provider():
     text = (ROOT / "config" / "settings.py").read_text().lower()
     assert [kind for kind in PROVIDERS if re.search(rf"\b{kind}\b", text)] == []
