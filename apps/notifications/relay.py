@@ -41,6 +41,7 @@ EXPANSIONS = 500
 EXPANSION_FOR_S = 30
 UPKEEP_EVERY_S = 3600.0
 BEAT_EVERY_S = 5.0
+CANARY_EVERY_S = 15.0
 BROKER_DOWN_PAUSE_S = 1.0
 
 _LANES_WITH_ROWS = """
@@ -138,7 +139,7 @@ class Relay:
         self._is_broker_up = True
         self._upkeep_at = 0.0
         self._beat_at = 0.0
-        self._said_at = 0.0
+        self._canary_at = 0.0
 
     def run(self) -> None:
         """Tick until told to stop. A database or broker that is away is waited for."""
@@ -158,6 +159,7 @@ class Relay:
         self._keep_up()
         if not self._is_broker_up and not self._probe():
             return 0
+        self._send_canaries()
         return sum(self._top_up(queue) for queue in _queues_with_rows()) + self._expansions() + self._receipts()
 
     # --- one queue ---------------------------------------------------------------------------------------------
@@ -260,6 +262,15 @@ class Relay:
         if now >= self._upkeep_at:
             self._upkeep_at = now + UPKEEP_EVERY_S
             ensure_partitions()
+
+    def _send_canaries(self) -> None:
+        now = time.monotonic()
+        if now >= self._canary_at:
+            self._canary_at = now + CANARY_EVERY_S
+            try:
+                ringing.publish_canaries()
+            except BrokerError:
+                self._lost_broker()
 
     def _lost_broker(self) -> None:
         if self._is_broker_up:

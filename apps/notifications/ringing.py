@@ -18,12 +18,13 @@ from celery import current_app
 from django.db import connection
 
 from apps.notifications.metrics import RINGS
-from notifier.queues import CORE, RECEIPTS, queue_for
+from notifier.queues import ALL_QUEUES, CORE, RECEIPTS, queue_for
 
 log = structlog.get_logger(__name__)
 
 MOST_IDS = 500  # in one task: 20 kB, and a shift's first claim
 MOST_WAITING = 10_000  # ids held for the thread; past this the relay has them
+CANARY_LIVES_S = 60
 HEALTH_FRESH_S = 1.5  # how old the relay's word on the broker may be
 
 
@@ -38,13 +39,21 @@ def publish_expansions(ids: Iterable[UUID]) -> None:
     _send("expand", [[str(id) for id in ids]], CORE)
 
 
+def publish_canaries() -> None:
+    """One small task for each queue: whoever works on it writes a heartbeat."""
+    for queue in ALL_QUEUES:
+        _send("canary", [queue], queue, expires=CANARY_LIVES_S)
+
+
 def publish_receipts() -> None:
     _send("settle_receipts", [], RECEIPTS)
 
 
-def _send(task: str, args: list[object], queue: str) -> None:
+def _send(task: str, args: list[object], queue: str, **options: object) -> None:
     # argsrepr: Celery would put the ids into every message a second time.
-    current_app.send_task(task, args=args, queue=queue, argsrepr="", kwargsrepr="", ignore_result=True, retry=False)
+    current_app.send_task(
+        task, args=args, queue=queue, argsrepr="", kwargsrepr="", ignore_result=True, retry=False, **options
+    )
 
 
 def ring(deliveries: Sequence[tuple[UUID, str]], lane: str) -> None:

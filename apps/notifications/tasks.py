@@ -15,6 +15,7 @@ from django.db import InterfaceError, OperationalError, connection
 from kombu.exceptions import OperationalError as BrokerError
 
 from apps.notifications import upkeep
+from apps.notifications.heartbeats import beat
 from apps.notifications.services import expand as expansion
 from apps.notifications.services import receipts
 from apps.notifications.worker import this_worker
@@ -69,3 +70,10 @@ def keep_up(name: str) -> None:
     """A beat tick: one of the jobs in `apps.notifications.upkeep`, each harmless when run twice or late."""
     with _Reconnecting():
         upkeep.JOBS[name]()
+
+
+@shared_task(name="canary", ignore_result=True)
+def canary(queue: str) -> None:
+    """Shows that somebody works on this queue; a worker can be alive and consume nothing."""
+    with _Reconnecting():
+        beat(queue, "queue", queue)

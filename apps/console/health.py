@@ -1,0 +1,95 @@
+"""Whether this process lives, and whether everything works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from django.db import DatabaseError, connection
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+from apps.notifications.partitions import days_ahead
+from notifier.queues import ALL_QUEUES
+
+QUEUE_SILENT_S = 90  # a shift takes 20 s and its calls 10 more; a canary is sent each 15 s
+RELAY_SILENT_S = 20
+LEAST_DAYS_AHEAD = 2
+
+
+def healthz(request: HttpRequest) -> HttpResponse:
+    """This process answers. Touches nothing else."""
+    return HttpResponse("ok\n", content_type="text/plain")
+
+
+def readyz(request: HttpRequest) -> HttpResponse:
+    """200: everything works. 503: what does not. `?only=web` asks for what accepting needs, without the workers."""
+    checks = WEB if request.GET.get("only") == "web" else WEB + WORKERS
+    problems: list[str] = []
+    try:
+        for check in checks:
+            problems += check()
+    except DatabaseError as error:
+        problems.append(f"database: {type(error).__name__}")
+    return JsonResponse({"ready": not problems, "problems": problems}, status=503 if problems else 200)
+
+
+_migrated = False
+
+
+def _migrations() -> Iterator[str]:
+    """Looked at until they are all there: they do not go away while a process lives."""
+    global _migrated
+    if not _migrated:
+        executor = MigrationExecutor(connection)
+        missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+        if missing:
+            yield f"migrations: {len(missing)} not applied; run manage.py migrate"
+        _migrated = not missing
+
+
+def _database() -> Iterator[str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_is_in_recovery(), current_setting('fsync'), current_setting('synchronous_commit')")
+        in_recovery, fsync, synchronous = cursor.fetchone()
+    if in_recovery:
+        yield "database: a standby, which takes no writes"
+    if synchronous == "off":
+        yield "database: synchronous_commit is off; what is accepted could be lost"
+
+
+def _partitions() -> Iterator[str]:
+    if (days := days_ahead()) < LEAST_DAYS_AHEAD:
+        yield f"partitions: made for {days:.1f} days ahead; the relay makes them"
+
+
+def _relay() -> Iterator[str]:
+    if not _seen("relay", RELAY_SILENT_S):
+        yield f"relay: silent for {RELAY_SILENT_S} s"
+
+
+def _queues() -> Iterator[str]:
+    silent = sorted(set(ALL_QUEUES) - _seen("queue", QUEUE_SILENT_S))
+    if silent:
+        yield f"workers: nobody works on {', '.join(silent)}"
+
+
+def _broker() -> Iterator[str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT is_up FROM notifications_brokerhealth WHERE id = 1")
+        row = cursor.fetchone()
+    if row is None or not row[0]:
+        yield "broker: away, as the relay last saw it"
+
+
+def _seen(kind: str, within_s: float) -> set[str]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT name FROM notifications_heartbeat WHERE kind = %s AND at > now() - %s * interval '1 second'",
+            [kind, within_s],
+        )
+        return {row[0] for row in cursor.fetchall()}
+
+
+Check = Callable[[], Iterator[str]]
+WEB: tuple[Check, ...] = (_database, _migrations, _partitions)
+WORKERS: tuple[Check, ...] = (_broker, _relay, _queues)
