@@ -54,7 +54,7 @@ class AppKeyAuthentication(BaseAuthentication):
             raise Problem("client-suspended")
         if not caller.client.is_reachable_from(ip):
             raise Problem("ip-not-allowed")
-        services.note_use(caller.app_key, credential.last_used_at)
+        services.note_use(caller.app_key)
         return caller, caller
 
     def authenticate_header(self, request: Request) -> str:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from apps.clients import services
 from apps.clients.models import AppKey
@@ -37,7 +36,6 @@ class Credential:
 
     caller: Caller
     secrets: tuple[str, ...] = field(repr=False)
-    last_used_at: datetime | None
 
 
 class Credentials:
@@ -77,4 +75,4 @@ def _read(app_key: str) -> Credential | None:
     if not secrets:
         return None
     policy = ClientPolicy.of(key.client)
-    return Credential(Caller(policy.id, Mode(key.mode), key.app_key, policy), secrets, key.last_used_at)
+    return Credential(Caller(policy.id, Mode(key.mode), key.app_key, policy), secrets)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, transaction
+from django.db import Error as DatabaseError
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
@@ -152,26 +154,30 @@ def count_failure(ip: str, app_key: str) -> None:
 
 # --- When a key was last used -----------------------------------------------------------------------------------
 
-LAST_USED_EVERY = timedelta(minutes=1)
-_used: deque[str] = deque(maxlen=1000)
+LAST_USED_EVERY_S = 60.0
+_noted: dict[str, float] = {}  # by key: when this process last noted its use
+_used: deque[str] = deque()
 
 
-def note_use(app_key: str, last_used_at: datetime | None) -> None:
-    """Remember that the key was used, at most once a minute; written when the answer has left."""
-    if last_used_at is None or timezone.now() - last_used_at >= LAST_USED_EVERY:
+def note_use(app_key: str) -> None:
+    """Remember that the key was used, at most once a minute; it is written when the answer has left."""
+    now = time.monotonic()
+    if now - _noted.get(app_key, float("-inf")) >= LAST_USED_EVERY_S:
+        _noted[app_key] = now
         _used.append(app_key)
 
 
 def write_uses(**_: Any) -> None:
     """Receives `request_finished`: nobody waits for it any more, so a database that is away is no error."""
-    if not _used:
-        return
     keys = set()
     while _used:
         keys.add(_used.popleft())
+    if not keys:
+        return
     try:
         now = timezone.now()
-        stale = Q(last_used_at=None) | Q(last_used_at__lt=now - LAST_USED_EVERY / 2)
+        # Other processes note the same key; one of them a minute is enough.
+        stale = Q(last_used_at=None) | Q(last_used_at__lt=now - timedelta(seconds=LAST_USED_EVERY_S / 2))
         AppKey.objects.filter(stale, pk__in=sorted(keys)).update(last_used_at=now)
     except DatabaseError as error:
         logger.warning("when keys were last used could not be written: %s", type(error).__name__)

@@ -109,7 +109,7 @@ def lift_suppression(id: UUID, *, source: str = "api", may_lift_protected: bool 
 
     A sandbox recipient's entries are all liftable. `may_lift_protected`: a person decided, in the admin site.
     """
-    entry = Suppression.objects.select_for_update().select_related("category").filter(pk=id).first()
+    entry = Suppression.objects.select_for_update(of=("self",)).select_related("category").filter(pk=id).first()
     if entry is None:
         raise Problem("not-found", "there is no such suppression")
     if entry.reason in PROTECTED and not entry.is_sandbox and not may_lift_protected:

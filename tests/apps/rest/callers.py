@@ -65,6 +65,7 @@ def forget_callers() -> None:
     """What a process remembers for a moment; tests roll the rows back underneath."""
     credentials.forget()
     token_buckets.cache_clear()
+    services._noted.clear()
 
 
 def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
