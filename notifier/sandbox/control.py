@@ -16,7 +16,7 @@ from notifier.sandbox.page import Page
 from notifier.sandbox.vendor import Parts, Vendor
 
 _LIMIT, _LIMIT_MOST = 100, 200_000
-_AT_A_TIME = 200  # entries written between two turns of the loop, so that a long read holds nobody up
+_AT_A_TIME = 25  # entries written between two turns of the loop, so that a long read holds nobody up
 _NDJSON = "application/x-ndjson"
 
 

@@ -39,6 +39,7 @@ _MAIL_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:{images}; font-src data:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'self'; sandbox allow-popups allow-popups-to-escape-sandbox"
 )
+_MAIL_STYLE = "body{font:15px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}img{max-width:100%}"
 
 
 class Page:
@@ -93,6 +94,7 @@ class Page:
             "text": preview.text[:_TEXT_MOST],
             "html": preview.html,
             "image": preview.image,
+            "replaces": preview.replaces,
             "note": preview.note[:300],
         }
 
@@ -104,8 +106,8 @@ class Page:
         page = vendor.html(entry, entry.body)
         if not page:
             text = html.escape(vendor.preview(entry, entry.body).text)
-            page = f'<pre style="font:15px/1.5 system-ui,sans-serif;white-space:pre-wrap;margin:24px">{text}</pre>'
-        page = f'<!doctype html><meta charset="utf-8"><base target="_blank">{page}'
+            page = f'<pre style="font:inherit;white-space:pre-wrap;margin:14px">{text}</pre>'
+        page = f'<!doctype html><meta charset="utf-8"><base target="_blank"><style>{_MAIL_STYLE}</style>{page}'
         policy = _MAIL_POLICY.format(images=" https: http:" if with_images else "")
         headers = {**_SAFE, "Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy}
         return web.Response(body=page.encode("utf-8", "replace"), headers=headers)

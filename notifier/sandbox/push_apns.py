@@ -208,6 +208,7 @@ class Apns(HttpVendor):
             title=str(alert.get("title", "")),
             text=str(alert.get("body", "")) or ("" if alert.get("title") else "Silent: data only"),
             image=str(payload.get("image") or payload.get("image_url") or ""),
+            replaces=headers.get("apns-collapse-id", ""),
             note=" · ".join(notes),
         )
 

@@ -206,14 +206,13 @@ class Fcm(HttpVendor):
         for more in (android.get("notification"), webpush.get("notification")):
             shown.update(more or {})
         notes = [f"{name}: {value}" for name, value in (message.get("data") or {}).items() if not name.startswith("n_")]
-        if android.get("collapse_key"):
-            notes.insert(0, f"replaces {android['collapse_key']}")
         return Preview(
             look="desktop" if webpush and not android else "phone",
             sender="Android",
             title=str(shown.get("title", "")),
             text=str(shown.get("body", "")) or ("" if shown else "Silent: data only"),
             image=str(shown.get("image", "")),
+            replaces=str(shown.get("tag") or android.get("collapse_key") or ""),
             note=" · ".join(notes),
         )
 

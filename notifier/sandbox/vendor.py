@@ -52,7 +52,8 @@ class Preview:
     text: str = ""
     html: bool = False
     image: str = ""
-    note: str = ""  # small print: badge, collapse key, attachments ...
+    replaces: str = ""  # a later message with the same word takes this one's place on the device
+    note: str = ""  # small print: badge, segments, attachments ...
 
 
 @dataclass(slots=True)
