@@ -104,6 +104,11 @@ class _Bearer:
         self._fetching: asyncio.Task[None] | None = None
         self._renewed_at = -RENEWAL_GAP_S
 
+    @property
+    def fresh(self) -> str | None:
+        """The token in hand, if it is good for minutes yet: nearly always."""
+        return str(self._credential.token) if self._credential.token_state is TokenState.FRESH else None
+
     async def token(self) -> str:
         """A token that is valid now. Raises NotSent or CredentialRefused."""
         state = self._credential.token_state
@@ -178,7 +183,7 @@ class Fcm(Provider):
         await self._bearer.aclose()
 
     async def send(self, batch: Sequence[Message]) -> list[Outcome]:
-        return list(await asyncio.gather(*map(self._send, batch)))
+        return await http.each(self._send, batch)
 
     async def _send(self, message: Message) -> Outcome:
         try:
@@ -197,8 +202,10 @@ class Fcm(Provider):
             return http.classified(http.MISCONFIGURED, code=error.code, detail=http.readable(f"no token: {error}"))
 
     async def _deliver(self, body: bytes, ends_at: float) -> http.Reply:
-        async with asyncio.timeout_at(ends_at):
-            token = await self._bearer.token()
+        token = self._bearer.fresh
+        if token is None:
+            async with asyncio.timeout_at(ends_at):
+                token = await self._bearer.token()
         reply = await self._carry(body, token, ends_at)
         if reply.status == 401 and _error(reply).status == "UNAUTHENTICATED":
             async with asyncio.timeout_at(ends_at):

@@ -12,7 +12,7 @@ import json
 import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from functools import cache
@@ -26,6 +26,7 @@ import aiohttp
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 
+from notifier.message import Message
 from notifier.outcome import Kind, Outcome, Scope
 from notifier.providers.base import ConfigurationError
 
@@ -118,7 +119,8 @@ class Carrier:
             if body.is_written:
                 garbled = isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError))
                 raise Uncertain(f"{type(error).__name__} after the request was written", garbled=garbled) from error
-            raise NotSent(readable(f"{type(error).__name__}: {error}")) from error
+            words = f": {error}" if isinstance(error, aiohttp.ClientConnectionError) else ""  # others quote the request
+            raise NotSent(readable(f"{type(error).__name__}{words}")) from error
 
     async def aclose(self) -> None:
         await self._session.close()
@@ -250,6 +252,13 @@ def readable(text: object, *hidden: str) -> str:
     return _PERSONAL.sub("...", line)[:200]
 
 
+async def each(send: Callable[[Message], Awaitable[Outcome]], batch: Sequence[Message]) -> list[Outcome]:
+    """Send each message of a batch by itself, all at once; a single one costs no task."""
+    if len(batch) == 1:
+        return [await send(batch[0])]
+    return list(await asyncio.gather(*map(send, batch)))
+
+
 # --- What callbacks carry --------------------------------------------------------------------------------------
 
 
@@ -286,6 +295,14 @@ def check_ca_file(ca_file: str) -> None:
         raise ConfigurationError(
             f"ca_file: {ca_file} holds no readable PEM certificates; name a file of them"
         ) from error
+
+
+def check_credential(settings: Any, *names: str) -> None:
+    """Raise ConfigurationError for the first of the fields that is empty or was not copied cleanly."""
+    check_given(settings, *names)
+    for name in names:
+        if not re.fullmatch(r"[!-~]+", getattr(settings, name)):
+            raise ConfigurationError(f"{name}: holds a space or another character that no key has; copy it again")
 
 
 def check_given(settings: Any, *names: str) -> None:

@@ -121,7 +121,8 @@ class SendGrid(Provider):
 
     @classmethod
     def check(cls, settings: SendGridSettings) -> None:
-        http.check_given(settings, "api_key", "sender")
+        http.check_credential(settings, "api_key")
+        http.check_given(settings, "sender")
         if "@" not in parseaddr(settings.sender)[1]:
             raise ConfigurationError('sender: is no mail address; give "Name <a@b>" or a@b')
         http.check_base_url(settings.base_url)

@@ -187,7 +187,7 @@ class Smtp(Provider):
                 await self._kept.pop().smtp.quit(timeout=1.0)
 
     async def send(self, batch: Sequence[Message]) -> list[Outcome]:
-        return list(await asyncio.gather(*map(self._send, batch)))
+        return await http.each(self._send, batch)
 
     async def _send(self, message: Message) -> Outcome:
         try:
@@ -207,7 +207,7 @@ class Smtp(Provider):
             outcome = await self._on(line, mail)
             if line.smtp.is_connected or mail.is_handed_over or outcome.kind is not Kind.UNAVAILABLE:
                 return outcome
-            self._kept.clear()  # the server closed what was kept: nothing was taken, and the others are closed too
+            self._forget()  # the server closed what was kept: nothing was taken, and the others are closed too
         try:
             line = await self._connected()
         except aiosmtplib.SMTPResponseException as error:
@@ -221,6 +221,10 @@ class Smtp(Provider):
         except OSError as error:  # TLS refused during STARTTLS
             return _lost(mail, f"no connection: {type(error).__name__}")
         return await self._on(line, mail)
+
+    def _forget(self) -> None:
+        while self._kept:
+            self._kept.pop().smtp.close()
 
     def _free(self) -> _Line | None:
         while self._kept:

@@ -10,7 +10,6 @@ POST Messages has no idempotency key, and a 500 may have been taken: only what s
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import ssl
@@ -197,11 +196,11 @@ class Twilio(Provider):
 
     @classmethod
     def check(cls, settings: TwilioSettings) -> None:
-        http.check_given(settings, "account_sid")
+        http.check_credential(settings, "account_sid")
         if settings.api_key_sid:
-            http.check_given(settings, "api_key_secret")
+            http.check_credential(settings, "api_key_sid", "api_key_secret")
         else:
-            http.check_given(settings, "auth_token")
+            http.check_credential(settings, "auth_token")
         if not re.fullmatch(r"AC[0-9a-fA-F]{32}", settings.account_sid):
             raise ConfigurationError("account_sid: is AC and 32 hexadecimal digits; copy it from the Twilio console")
         if not (settings.sender or settings.messaging_service_sid):
@@ -210,7 +209,7 @@ class Twilio(Provider):
         http.check_ca_file(settings.ca_file)
 
     async def send(self, batch: Sequence[Message]) -> list[Outcome]:
-        return list(await asyncio.gather(*map(self._send, batch)))
+        return await http.each(self._send, batch)
 
     async def _send(self, message: Message) -> Outcome:
         content = message.content

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from notifier.message import Address, Channel, Content, EmailContent, Message
 from notifier.outcome import Callback, Kind, Outcome, ReceiptKind, Scope
-from notifier.providers.base import Provider, Surroundings
+from notifier.providers.base import ConfigurationError, Provider, Surroundings
 from notifier.providers.http import Carrier
 from notifier.providers.sendgrid import SendGrid, SendGridSettings
 from tests.providers.conftest import Sandbox
@@ -441,6 +441,16 @@ class TestSendGrid(ProviderContract, HttpContract, CallbackContract, SandboxCont
         settings = replace(GOOD, webhook_public_key=PUBLIC_PEM.decode())
         SendGrid.check(settings)
         assert SendGrid(settings, Surroundings(carrier=None)).verify(self.callback()) is True
+
+    def test_a_key_that_was_copied_with_its_line_end_is_named(self) -> None:
+        with pytest.raises(ConfigurationError, match="^api_key: "):
+            SendGrid.check(replace(GOOD, api_key=f"{API_KEY}\n"))
+
+    def test_a_key_that_cannot_be_sent_is_not_shown(self) -> None:
+        outcomes, requests = send([self.message()], settings=replace(GOOD, api_key=f"{API_KEY}\n"))
+        assert outcomes[0].kind is Kind.UNAVAILABLE
+        assert API_KEY not in repr(outcomes)
+        assert requests == []
 
     def test_without_a_key_nothing_is_believed(self) -> None:
         keyless = replace(GOOD, webhook_public_key="")
