@@ -239,15 +239,23 @@ def _prepare() -> Servers:
     environment.setdefault("SANDBOX_URL", f"http://127.0.0.1:{environment['SANDBOX_PORT']}")
     environment.setdefault("SANDBOX_HOOKS_URL", environment["PUBLIC_URL"])
     environment.setdefault("SANDBOX_TLS_DIR", str(state / "sandbox"))
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
-    environment["PYTHONUNBUFFERED"] = "1"
+    environment.update(common_to_children(environment))
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes import the same modules at each start
-    environment["CELERY_SKIP_CHECKS"] = "1"  # `up` runs Django's checks once, for all of them
-    if os.geteuid() == 0:
-        # Celery warns of pickle under root; we accept JSON only.
-        environment.setdefault("PYTHONWARNINGS", "ignore:You're running the worker with superuser privileges")
     _write_private(state / "env", {key: environment[key] for key in FOR_MANAGE_PY if key in environment})
     return servers
+
+
+def common_to_children(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that every process of the Procfile gets: our own programs first, and quiet."""
+    variables = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")]),
+        "PYTHONUNBUFFERED": "1",
+        "CELERY_SKIP_CHECKS": "1",  # `up` runs Django's checks once, for all of them
+    }
+    if os.geteuid() == 0:
+        # Celery warns of pickle under root; we accept JSON only.
+        variables["PYTHONWARNINGS"] = "ignore:You're running the worker with superuser privileges"
+    return variables
 
 
 def _secrets(path: Path) -> dict[str, str]:

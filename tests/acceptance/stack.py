@@ -18,7 +18,7 @@ import psycopg2
 import requests
 
 from apps.console.servers import Servers
-from apps.console.supervisor import ROOT, Fleet, free_port, ports_of, procfile, read_environment
+from apps.console.supervisor import ROOT, Fleet, common_to_children, free_port, ports_of, procfile, read_environment
 
 DATABASE = "notifier_stack"
 READY_WITHIN_S = 60
@@ -49,12 +49,12 @@ class Stack:
             "SANDBOX_TLS_DIR": str(directory / "sandbox"),
             "ADMIN_USER": "admin",
             "ADMIN_PASSWORD": "admin-of-the-tests",
-            "PYTHONUNBUFFERED": "1",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+            **common_to_children(os.environ),
         }
         commands = {name: command for name, command in procfile().items() if name not in leave_out}
         self.fleet = Fleet.of(commands, self.environment)
         self.demo: dict[str, str] = {}
+        self._connection: Any = None
 
     # --- the life of all --------------------------------------------------------------------------------------
 
@@ -75,6 +75,8 @@ class Stack:
         for name in self.fleet.processes:
             self.resume(name)
         self.fleet.stop()
+        if self._connection is not None:
+            self._connection.close()
 
     def manage(self, *arguments: str) -> str:
         """Run a management command in the stack's environment; its output. Raises AssertionError when it fails."""
@@ -175,8 +177,10 @@ class Stack:
             requests.delete(f"{self.sandbox_url}/_faults", timeout=10).raise_for_status()
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Rows of the stack's own database."""
-        with contextlib.closing(self._connect(DATABASE)) as connection, connection.cursor() as cursor:
+        """Rows of the stack's own database, over one kept connection."""
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect(DATABASE)
+        with self._connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
             return rows
