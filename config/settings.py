@@ -267,23 +267,6 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
-    # Written down here: the authentication class answers for both ways, a generator would show one.
-    "AUTHENTICATION_WHITELIST": [],
-    "SECURITY": [{"basic": []}, {"app_key": [], "timestamp": [], "nonce": [], "signature": []}],
-    "APPEND_COMPONENTS": {
-        "securitySchemes": {
-            "basic": {"type": "http", "scheme": "basic", "description": "app_key and app_secret; TLS only"},
-            **{
-                scheme: {"type": "apiKey", "in": "header", "name": header}
-                for scheme, header in {
-                    "app_key": "X-App-Key",
-                    "timestamp": "X-Timestamp",
-                    "nonce": "X-Nonce",
-                    "signature": "X-Signature",
-                }.items()
-            },
-        }
-    },
 }
 
 LOGGING = {
