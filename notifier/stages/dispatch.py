@@ -78,6 +78,9 @@ class Dispatcher:
         except ConfigurationError as error:
             wrong = Outcome(Kind.MISCONFIGURED, Scope.ACCOUNT, code="configuration", detail=str(error))
             return [wrong] * len(jobs)
+        except Exception as error:  # the border: an adapter that cannot be made has sent nothing
+            log.error("provider_not_made", account=account.name, error=type(error).__name__)
+            return [Outcome(Kind.UNAVAILABLE, Scope.ACCOUNT, code=type(error).__name__)] * len(jobs)
         try:
             async with asyncio.timeout(max(message.timeout_s for message in messages) + GRACE_S):
                 outcomes = await provider.send(messages)
