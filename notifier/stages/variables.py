@@ -115,7 +115,9 @@ def _is_taken(branch: _Branch, context: Context) -> bool:
     if branch.condition is None:
         return True
     try:
-        return bool(branch.condition.evaluate(context)) is not branch.negated
+        said = branch.condition.evaluate(context)
+        # `when 1, 2` answers with a list, one for each of its values.
+        return (any(said) if isinstance(said, list) else bool(said)) is not branch.negated
     except Exception:  # a comparison of unlike values: it will fail the render, and is no missing variable
         return False
 
@@ -136,7 +138,9 @@ def _collect(nodes: Iterable[Node], assigned: frozenset[str]) -> _Needs:
     for node in nodes:
         if isinstance(node, IfNode | UnlessNode | CaseNode):
             branches = tuple(_branches(node, assigned))
-            if any(branch.needs for branch in branches) and not _uses(branches, assigned):
+            looked_at = [node.expression] if isinstance(node, CaseNode) else []
+            looked_at += [branch.condition for branch in branches if branch.condition]
+            if any(branch.needs for branch in branches) and not _use(looked_at, assigned):
                 choices.append(branches)
         elif isinstance(node, ForNode):
             over = node.expression
@@ -177,9 +181,8 @@ def _branches(node: IfNode | UnlessNode | CaseNode, assigned: frozenset[str]) ->
         yield _Branch(None, False, _collect([node.default], assigned))
 
 
-def _uses(branches: Iterable[_Branch], assigned: frozenset[str]) -> bool:
-    conditions = (branch.condition for branch in branches if branch.condition)
-    return any(str(path.head()) in assigned for condition in conditions for path in _paths(condition))
+def _use(expressions: Iterable[Expression], names: frozenset[str]) -> bool:
+    return any(str(path.head()) in names for expression in expressions for path in _paths(expression))
 
 
 def _needed(expression: Expression, assigned: frozenset[str]) -> Iterator[Segments]:
