@@ -25,6 +25,7 @@ from notifier.sandbox.ledger import Entry
 from notifier.sandbox.magic import THROTTLED_RETRY_AFTER_S, Effect, token_effect
 from notifier.sandbox.vendor import Answer, Call, HttpVendor, Interned, Parts, Preview
 
+_AUDIENCE = "https://oauth2.googleapis.com/token"  # google-auth names it whatever the account's token_uri is
 _FCM_ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 _PAYLOAD_LIMIT_BYTES = 4096
@@ -146,7 +147,7 @@ class Fcm(HttpVendor):
             return _oauth_error("invalid_grant", "Invalid JWT.")
         if claims.get("iss") != FCM_ACCOUNT:
             return _oauth_error("invalid_grant", "Invalid grant: account not found")
-        if claims.get("aud") not in (f"{self.parts.public_url}/token", f"{call.url}/token"):
+        if claims.get("aud") not in (_AUDIENCE, f"{self.parts.public_url}/token", f"{call.url}/token"):
             return _oauth_error("invalid_grant", "Invalid JWT: Failed audience check.")
         issued, ends = claims.get("iat"), claims.get("exp")
         if not isinstance(issued, int) or not isinstance(ends, int) or not 0 < ends - issued <= _ASSERTION_LIFETIME_S:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import time
 
 import pytest
+from google.auth.transport.requests import Request
+from google.oauth2.service_account import Credentials
 
 from tests.sandbox.conftest import Sandbox, start
 from tests.sandbox.wires import FCM, fcm_assertion, fcm_bearer, fcm_exchange, fcm_send, service_account
@@ -39,7 +41,7 @@ def test_a_wrong_or_missing_bearer_is_refused_without_the_vendors_own_detail(san
     ("changes", "error"),
     [
         ({"iss": "someone@else"}, "invalid_grant"),
-        ({"aud": "https://oauth2.googleapis.com/token"}, "invalid_grant"),
+        ({"aud": "https://elsewhere.example/token"}, "invalid_grant"),
         ({"exp": time.time() - 1000}, "invalid_grant"),
         ({"exp": time.time() + 20_000}, "invalid_grant"),
         ({"scope": "https://www.googleapis.com/auth/drive"}, "invalid_scope"),
@@ -48,6 +50,15 @@ def test_a_wrong_or_missing_bearer_is_refused_without_the_vendors_own_detail(san
 def test_an_assertion_that_is_wrong_gets_no_token(sandbox: Sandbox, changes: dict, error: str) -> None:
     reply = fcm_exchange(sandbox, fcm_assertion(sandbox, **changes))
     assert (reply.status, reply.json["error"]) == (400, error)
+
+
+def test_the_vendors_own_library_gets_a_token_that_works(sandbox: Sandbox) -> None:
+    account = str(sandbox.tls_dir / "fcm-service-account.json")
+    scopes = ["https://www.googleapis.com/auth/firebase.messaging"]
+    credentials = Credentials.from_service_account_file(account, scopes=scopes)
+    credentials.refresh(Request())
+    reply = sandbox.request("POST", FCM, {"message": to()}, {"Authorization": f"Bearer {credentials.token}"})
+    assert reply.status == 200
 
 
 def test_an_assertion_signed_by_another_key_gets_no_token(sandbox: Sandbox, tmp_path) -> None:
