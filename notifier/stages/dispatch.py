@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 import structlog
@@ -100,14 +99,12 @@ class Dispatcher:
             asyncio.get_running_loop().call_later(RETIRED_AFTER_S, _close, provider)
         if self._carrier is None:
             self._carrier = Carrier()
-        # A changed account may have another key, whose tokens are not to be mixed up with the old one's.
-        exchange = self._exchange_token and partial(self._exchange_token, f"{account.name}:{account.revision}")
         made = make_provider(
             account,
             Surroundings(
                 carrier=self._carrier,
                 hook_url=account.hook_url,
-                exchange_token=exchange,
+                exchange_token=self._exchange_token,
                 account_name=account.name,
             ),
         )
