@@ -225,15 +225,15 @@ WITH v AS MATERIALIZED (
   SELECT * FROM unnest(%(id)s::uuid[], %(event_id)s::text[], %(reference)s::text[], %(version)s::bigint[],
     %(category)s::bigint[], %(lane)s::text[], %(channels)s::jsonb[], %(recipients)s::int[], %(due)s::timestamptz[],
     %(expires)s::timestamptz[], %(metadata)s::jsonb[], %(status)s::text[], %(created)s::timestamptz[], %(to)s::jsonb[],
-    %(data)s::jsonb[], %(options)s::jsonb[], %(inline)s::jsonb[])
+    %(data)s::jsonb[], %(options)s::jsonb[], %(inline)s::jsonb[], %(later)s::timestamptz[])
   AS v(id, event_id, reference, version, category, lane, channels, recipients, due, expires, metadata, status, created,
-       asked, data, options, inline)
+       asked, data, options, inline, later)
 ), c AS (
   INSERT INTO notifications_content (id, recipients, data, options, inline)
   SELECT id, asked, data, options, inline FROM v
 ), e AS (
   INSERT INTO notifications_expansion (id, client_id, due_at, wake_at, position)
-  SELECT id, %(client)s, greatest(due, now()), greatest(due, now()), 0 FROM v WHERE NOT %(at_once)s
+  SELECT id, %(client)s, coalesce(later, now()), coalesce(later, now()), 0 FROM v WHERE NOT %(at_once)s
 )
 INSERT INTO notifications_notification (id, client_id, mode, event_id, reference, template_version_id, category_id, lane,
   channels, recipients, due_at, expires_at, metadata, request_id, status, created_at)
@@ -271,6 +271,7 @@ def _insert(caller: Caller, accepted: Sequence[Accepted], request_id: str, *, at
                 "data": jsons(c.data for _, c in rows),
                 "options": jsons(c.options for _, c in rows),
                 "inline": jsons(c.inline for _, c in rows),
+                "later": texts(c.due_at.isoformat() if c.due_at > c.at else None for _, c in rows),
             },
         )
     if not at_once:

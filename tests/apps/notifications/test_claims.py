@@ -1,0 +1,347 @@
+"""Taking work and writing results: the lease, the fence, the gates at the last moment."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from apps.notifications import claims, records
+from apps.notifications.models import Attempt, Delivery, Hold, Notification, Pending, Tally
+from apps.notifications.services import holds
+from apps.people import services as people
+from apps.people.models import Address, Device
+from notifier.ledger import Claimed, Result, Verdict
+from notifier.lifecycle import State
+from notifier.outcome import Kind, Outcome
+from notifier.stages.settle import judge
+from tests.apps.notifications.world import World, deliveries, device, pending, person, run
+
+
+def take(ids: Sequence[UUID] | None = None, *, lease_s: float = 60, alone: bool = False) -> list[Claimed]:
+    wanted = list(Pending.objects.values_list("id", flat=True)) if ids is None else list(ids)
+    return claims.claim(wanted, lease_s=lease_s, alone=alone, cache=claims.AskedCache())
+
+
+def result(claimed: Claimed, kind: Kind = Kind.ACCEPTED, **outcome: Any) -> Result:
+    said = Outcome(kind, **outcome)
+    now = time.time()
+    return Result(claimed, judge(claimed, said), said, None, started_at=now - 0.1, ended_at=now)
+
+
+@pytest.fixture
+def email(world: World) -> Iterator[Claimed]:
+    world.send("bob", channels=["email"])
+    [claimed] = take()
+    yield claimed
+
+
+def test_a_claim_brings_all_that_sending_needs(world: World) -> None:
+    device("bob", "sandbox-ok-bob")
+    id = world.send({"user_id": "bob", "data": {"order": "B-2"}, "locale": "de"}, channels=["push"]).json()["id"]
+    [claimed] = take()
+    assert claimed.stop is None
+    assert claimed.address is not None
+    assert (claimed.address.value, claimed.address.platform, claimed.address.is_sandbox) == (
+        "sandbox-ok-bob", "android", True,
+    )  # fmt: skip
+    assert claimed.data == {"order": "B-2"}
+    assert (claimed.locale, claimed.claim_no, str(claimed.notification_id)) == ("de", 1, id)
+    assert claimed.device_provider
+
+
+def test_a_claimed_delivery_cannot_be_claimed_again(email: Claimed) -> None:
+    assert take() == []
+    [row] = Pending.objects.all()
+    assert row.lease_until is not None
+    assert row.wake_at == row.lease_until
+
+
+def test_a_lease_that_is_over_is_not_taken_by_a_claim_because_the_relay_owns_it(email: Claimed) -> None:
+    run("UPDATE notifications_pending SET lease_until = now() - interval '1 minute'")
+    assert take() == []
+
+
+def test_what_is_not_due_is_not_claimed(world: World) -> None:
+    world.send("bob", channels=["email"], send_at=(timezone.now() + timedelta(seconds=30)).isoformat())
+    assert take() == []
+
+
+def test_an_accepted_result_ends_the_delivery_with_its_try(email: Claimed) -> None:
+    assert records.write([result(email, provider_ref="ref-1", http_status=202)]) == {email.delivery_id}
+    row = Delivery.objects.get(pk=email.delivery_id)
+    assert (row.state, row.claim_no) == ("sent", 1)
+    assert row.sent_at is not None and row.ended_at is not None
+    assert not Pending.objects.exists()
+    attempt = Attempt.objects.get()
+    assert (attempt.delivery_id, attempt.outcome, attempt.provider_ref, attempt.is_late) == (
+        email.delivery_id, "accepted", "ref-1", False,
+    )  # fmt: skip
+
+
+def test_a_result_written_twice_counts_once(email: Claimed) -> None:
+    records.write([result(email)])
+    assert records.write([result(email)]) == set()
+    assert Attempt.objects.count() == 1
+    assert sum(Tally.objects.filter(to_state="sent").values_list("n", flat=True)) == 1
+
+
+def test_a_late_result_is_kept_as_a_try_and_moves_nothing(email: Claimed) -> None:
+    run("UPDATE notifications_pending SET lease_until = NULL")
+    [second] = take()
+    assert second.claim_no == 2
+    assert records.write([result(email, Kind.REJECTED)]) == set()
+    assert Delivery.objects.get().state == "queued"
+    assert Attempt.objects.get().is_late
+    records.write([result(second)])
+    assert Delivery.objects.get().state == "sent"
+
+
+def test_a_failed_try_waits_on_the_retry_queue_and_counts(email: Claimed) -> None:
+    records.write([result(email, Kind.UNAVAILABLE)])
+    [row] = Pending.objects.all()
+    assert (row.lane, row.tries, row.waiting, row.lease_until, row.claim_no) == ("retry", 1, "retry_backoff", None, 1)
+    assert timedelta(seconds=2) < row.due_at - timezone.now() <= timedelta(seconds=5)
+    assert Delivery.objects.get().state == "retrying"
+
+
+def test_throttling_and_our_own_faults_burn_no_try(email: Claimed) -> None:
+    records.write([result(email, Kind.THROTTLED, retry_after_s=7)])
+    [row] = Pending.objects.all()
+    assert (row.lane, row.tries, row.waiting) == ("normal", 0, "provider_throttled")
+    assert Delivery.objects.get().state == "queued"
+
+
+def test_a_retry_is_never_due_after_the_delivery_expires(world: World) -> None:
+    soon = timezone.now() + timedelta(seconds=3)
+    world.send("bob", channels=["email"], expires_at=soon.isoformat())
+    [claimed] = take()
+    records.write([result(claimed, Kind.THROTTLED, retry_after_s=3600)])
+    assert Pending.objects.get().due_at == soon
+
+
+def test_the_last_try_ends_dead(email: Claimed) -> None:
+    records.write([result(replace(email, tries=11), Kind.UNAVAILABLE)])
+    row = Delivery.objects.get()
+    assert (row.state, row.reason) == ("dead", "attempts_exhausted")
+
+
+def test_accepted_is_ended_plus_in_flight_by_the_tallies(world: World) -> None:
+    world.send("ada", "bob", "nobody")
+    claimed = [c for c in take() if c.stop is None]
+    records.write([result(claimed[0]), result(claimed[1], Kind.UNAVAILABLE), result(claimed[2], Kind.REJECTED)])
+    counts: dict[str, int] = {}
+    for row in Tally.objects.all():
+        counts[row.to_state] = counts.get(row.to_state, 0) + row.n
+        counts[row.from_state] = counts.get(row.from_state, 0) - row.n
+    accepted = -counts.pop("")
+    stored: dict[str, int] = {}
+    for state in Delivery.objects.values_list("state", flat=True):
+        stored[state] = stored.get(state, 0) + 1
+    assert {state: n for state, n in counts.items() if n} == stored
+    assert accepted == Delivery.objects.count()
+    assert stored["queued"] + stored["retrying"] == Pending.objects.count()
+
+
+# --- the gates at the claim -------------------------------------------------------------------------------------
+
+
+def opt_out() -> None:
+    people.set_preferences("bob", choices={"orders": {"email": False}})
+
+
+def opt_out_of_all() -> None:
+    people.set_preferences("bob", everything=False)
+
+
+def suppress() -> None:
+    people.suppress("email", "bob@example.com", "complaint", source="test")
+
+
+def retire() -> None:
+    people.retire_address(Address.objects.get(user__external_id="bob").pk, "hard_bounce")
+
+
+def change_address() -> None:
+    people.put_user("bob", {"email": "new@example.com"})
+
+
+def give_it_to_another() -> None:
+    person("carl")
+    run(
+        "UPDATE people_address SET user_id = (SELECT id FROM people_user WHERE external_id = 'carl'), is_primary = false "
+        "WHERE value = 'bob@example.com'"
+    )
+
+
+def erase() -> None:
+    run("UPDATE people_user SET erased_at = now() WHERE external_id = 'bob'")
+
+
+def expire() -> None:
+    run("UPDATE notifications_delivery SET expires_at = now() - interval '1 second'")
+
+
+def switch_client_off() -> None:
+    run("UPDATE clients_client SET is_active = false")
+
+
+@pytest.mark.parametrize(
+    ("happens", "state", "reason"),
+    [
+        (opt_out, "suppressed", "category_opt_out"),
+        (opt_out_of_all, "suppressed", "global_opt_out"),
+        (suppress, "suppressed", "suppressed_complaint"),
+        (retire, "suppressed", "address_retired"),
+        (change_address, "suppressed", "address_retired"),
+        (give_it_to_another, "suppressed", "address_retired"),
+        (erase, "suppressed", "user_erased"),
+        (expire, "expired", "expired_waiting"),
+        (switch_client_off, "cancelled", "client_disabled"),
+    ],
+)
+def test_what_happened_since_the_layout_stops_the_claim(world: World, happens: Any, state: str, reason: str) -> None:
+    world.send("bob", channels=["email"])
+    happens()
+    [claimed] = take()
+    assert claimed.stop is not None
+    assert (claimed.stop.state, claimed.stop.reason) == (state, reason)
+
+
+def test_an_opt_out_is_seen_when_rows_that_waited_are_read_again(world: World, email: Claimed) -> None:
+    opt_out()
+    [again] = claims.read_again([email], claims.AskedCache())
+    assert again.stop is not None and again.stop.reason == "category_opt_out"
+    assert again.claim_no == email.claim_no
+
+
+def test_an_expired_delivery_that_was_tried_is_dead_and_not_expired(email: Claimed) -> None:
+    records.write([result(email, Kind.UNAVAILABLE)])
+    run("UPDATE notifications_pending SET due_at = now(), wake_at = now()")
+    expire()
+    [again] = take()
+    assert again.stop is not None
+    assert (again.stop.state, again.stop.reason) == ("dead", "attempts_exhausted")
+
+
+@pytest.mark.parametrize("scope", ["channel", "client", "category", "notification"])
+def test_a_pause_keeps_everything_of_its_subject_waiting(world: World, scope: str) -> None:
+    id = world.send("bob", channels=["email"]).json()["id"]
+    [row] = deliveries(id)
+    subject = {
+        "channel": "email", "client": row.client_id, "category": row.category_id, "notification": id,
+    }[scope]  # fmt: skip
+    hold = holds.pause(scope, str(subject), by="test")
+    [claimed] = take()
+    assert claimed.stop is not None
+    assert (claimed.stop.waiting, claimed.stop.retry_in_s) == (f"{scope}_paused", 30)
+    verdict = Verdict(claimed.state, retry_in_s=30, waiting=claimed.stop.waiting, queue_lane=claimed.queue_lane)
+    records.write([Result(claimed, verdict)])
+    assert Pending.objects.get().waiting == f"{scope}_paused"
+    holds.lift(hold)
+    [again] = take()
+    assert again.stop is None
+
+
+def test_a_cancelled_notification_ends_what_waits_and_what_comes_back(world: World) -> None:
+    id = world.send("ada").json()["id"]
+    [leased] = take([pending(id)[0].id])
+    assert world.api.post(f"/v1/notifications/{id}/cancel", {}).status_code == 200
+    assert sorted(d.state for d in deliveries(id)) == ["cancelled", "cancelled", "queued"]
+    records.write([result(leased, Kind.UNAVAILABLE)])
+    run("UPDATE notifications_pending SET due_at = now(), wake_at = now()")
+    [again] = take()
+    assert again.stop is not None and (again.stop.state, again.stop.reason) == (State.CANCELLED, "by_caller")
+
+
+def test_a_sent_cancel_is_forgotten_when_nothing_is_left_to_hold(world: World) -> None:
+    id = world.send("ada").json()["id"]
+    world.api.post(f"/v1/notifications/{id}/cancel", {})
+    assert Hold.objects.count() == 1
+    assert holds.sweep_cancels() == 1
+    assert Notification.objects.get(pk=id).status == "cancelled"
+
+
+# --- top-up -----------------------------------------------------------------------------------------------------
+
+
+def fill(world: World, count: int) -> None:
+    for number in range(count):
+        person(f"t{number}", email=f"t{number}@example.com")
+    world.send(*[f"t{number}" for number in range(count)], channels=["email"])
+
+
+def top_up(limit: int) -> list[Claimed]:
+    return claims.top_up("email", "normal", limit, lease_s=60, cache=claims.AskedCache())
+
+
+def test_a_top_up_takes_what_is_due_rung_or_not(world: World) -> None:
+    fill(world, 5)
+    run("UPDATE notifications_pending SET wake_at = now() + interval '9 seconds'")
+    assert len(top_up(3)) == 3
+    assert len(top_up(10)) == 2
+    assert top_up(10) == []
+
+
+def test_a_top_up_leaves_alone_what_waits_and_what_killed_its_worker(world: World) -> None:
+    fill(world, 3)
+    ids = [row.id for row in Pending.objects.order_by("id")]
+    run("UPDATE notifications_pending SET due_at = now() + interval '5 seconds' WHERE id = %s", str(ids[0]))
+    run("UPDATE notifications_pending SET crashes = 1 WHERE id = %s", str(ids[1]))
+    assert [c.delivery_id for c in top_up(10)] == [ids[2]]
+    assert take([ids[1]]) == []
+    assert [c.delivery_id for c in take([ids[1]], alone=True)] == [ids[1]]
+
+
+def test_a_top_up_shares_between_clients(world: World) -> None:
+    fill(world, 30)
+    run("UPDATE notifications_pending SET client_id = 1000 WHERE id IN (SELECT id FROM notifications_pending LIMIT 5)")
+    ids = {c.delivery_id for c in top_up(10)}
+    small = {row.id for row in Pending.objects.filter(client_id=1000)}
+    assert len(ids) == 10
+    assert len(ids & small) == 5
+
+
+def test_five_hundred_deliveries_cost_eight_statements_at_most(world: World) -> None:
+    for number in range(500):
+        person(f"s{number}", email=f"s{number}@example.com")
+    for start in range(0, 500, 100):
+        world.send(*[f"s{number}" for number in range(start, start + 100)], channels=["email"])
+    with CaptureQueriesContext(connection) as captured:
+        claimed = top_up(500)
+        for start in range(0, 500, records.BATCH):
+            records.write([result(c) for c in claimed[start : start + records.BATCH]])
+    statements = [q["sql"] for q in captured if not q["sql"].startswith(("BEGIN", "SAVEPOINT", "RELEASE", "COMMIT"))]
+    assert len(claimed) == 500
+    assert len(statements) <= 8
+
+
+def test_a_claim_reads_only_the_partitions_of_its_ids(world: World) -> None:
+    world.send("bob", channels=["email"])
+    with CaptureQueriesContext(connection) as captured:
+        take()
+    reads = [q["sql"] for q in captured if "notifications_delivery d" in q["sql"]]
+    assert len(reads) == 1
+    plan = "\n".join(row[0] for row in run("EXPLAIN " + reads[0].replace("%", "%%")))
+    touched = {word for word in plan.split() if re.fullmatch(r"notifications_delivery_p\d+", word)}
+    assert len(touched) == 1, plan
+
+
+def test_a_dead_token_retires_the_device_only_where_a_real_send_said_so(world: World) -> None:
+    from apps.notifications.ledger import PostgresLedger
+
+    device("bob", "sandbox-unregistered-1")
+    world.send("bob", channels=["push"])
+    [claimed] = take()
+    PostgresLedger().record([result(claimed, Kind.GONE)])
+    assert Device.objects.get(user__external_id="bob").status == "retired"
+    assert Delivery.objects.get(channel="push").reason == "device_unregistered"
