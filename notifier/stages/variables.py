@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from liquid.ast import BlockNode, ConditionalBlockNode, Node
-from liquid.builtin.expressions import FilteredExpression, LoopExpression, Path
+from liquid.builtin.expressions import BooleanExpression, FilteredExpression, LoopExpression, Path
 from liquid.builtin.tags.case_tag import CaseNode, MultiExpressionBlockNode
 from liquid.builtin.tags.for_tag import ForNode
 from liquid.builtin.tags.if_tag import IfNode
 from liquid.builtin.tags.unless_tag import UnlessNode
 from liquid.expression import Expression
 
-from notifier.stages.liquid import Context, Part
+from notifier.stages.liquid import Context, Part, plain_path
 
 ITEMS_LIMIT = 100
 
@@ -34,6 +34,7 @@ class _Branch:
     condition: Expression | None  # None: else
     negated: bool
     needs: _Needs
+    path: tuple[str, ...] = ()  # the condition, where it is only a variable: asked without the library
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +96,14 @@ def _ask(
     for path in needs.paths:
         if not has(scope, path):
             found[(*names.get(str(path[0]), (path[0],)), *path[1:])] = None
-    if needs.choices:
-        context = part.context(scope)
-        for branches in needs.choices:
-            taken = next((branch.needs for branch in branches if _is_taken(branch, context)), None)
-            if taken:
-                _ask(taken, part, scope, names, found)
+    context: Context | None = None
+    for branches in needs.choices:
+        for branch in branches:
+            if branch.condition is not None and not branch.path and context is None:
+                context = part.context(scope)
+            if _is_taken(branch, scope, context):
+                _ask(branch.needs, part, scope, names, found)
+                break
     for loop in needs.loops:
         items = _value(scope, loop.items)
         if not isinstance(items, list) or not items:
@@ -111,9 +114,13 @@ def _ask(
             _ask(loop.body, part, {**scope, loop.name: item}, {**names, loop.name: (*prefix, index)}, found)
 
 
-def _is_taken(branch: _Branch, context: Context) -> bool:
+def _is_taken(branch: _Branch, scope: Mapping[str, Any], context: Context | None) -> bool:
     if branch.condition is None:
         return True
+    if branch.path:
+        value = _value(scope, branch.path)
+        return (value is not None and value is not False) is not branch.negated
+    assert context is not None  # noqa: S101 - made by the caller for every condition that is not a path
     try:
         said = branch.condition.evaluate(context)
         # `when 1, 2` answers with a list, one for each of its values.
@@ -173,12 +180,19 @@ def _branches(node: IfNode | UnlessNode | CaseNode, assigned: frozenset[str]) ->
             condition = block.expression if isinstance(block, MultiExpressionBlockNode) else None
             yield _Branch(condition, False, _collect(_children(block), assigned))
         return
-    yield _Branch(node.condition, isinstance(node, UnlessNode), _collect([node.consequence], assigned))
+    needs = _collect([node.consequence], assigned)
+    yield _Branch(node.condition, isinstance(node, UnlessNode), needs, _only_path(node.condition))
     alternatives: list[ConditionalBlockNode] = node.alternatives
     for alternative in alternatives:
-        yield _Branch(alternative.expression, False, _collect([alternative.block], assigned))
+        needs = _collect([alternative.block], assigned)
+        yield _Branch(alternative.expression, False, needs, _only_path(alternative.expression))
     if node.default:
         yield _Branch(None, False, _collect([node.default], assigned))
+
+
+def _only_path(condition: Expression) -> tuple[str, ...]:
+    path = plain_path(condition.expression) if isinstance(condition, BooleanExpression) else ()
+    return () if {"size", "first", "last"} & set(path) else path
 
 
 def _use(expressions: Iterable[Expression], names: frozenset[str]) -> bool:
