@@ -7,6 +7,91 @@ from typing import Any
 
 from apps.people.models import Address, Category, Device, Suppression, User
 from apps.people.selectors import effective_preferences, places_of
+from apps.rest.schema import (
+    ANY_OBJECT,
+    BOOLEAN,
+    FIELD_ERRORS,
+    INTEGER,
+    OPTIONAL_TEXT,
+    OPTIONAL_TIME,
+    TEXT,
+    TIME,
+    UUID,
+    answer,
+    array,
+)
+
+ADDRESS_OUT = answer(
+    id=UUID,
+    channel=TEXT,
+    value=TEXT,
+    primary=BOOLEAN,
+    verified=BOOLEAN,
+    status=TEXT,
+    reason=OPTIONAL_TEXT,
+    created_at=TIME,
+)
+DEVICE_OUT = answer(
+    id=UUID,
+    user_id=TEXT,
+    platform=TEXT,
+    provider=TEXT,
+    token=TEXT,
+    token_hash=TEXT,
+    app_id=OPTIONAL_TEXT,
+    app_version=OPTIONAL_TEXT,
+    locale=OPTIONAL_TEXT,
+    status=TEXT,
+    reason=OPTIONAL_TEXT,
+    registered_at=TIME,
+    last_seen_at=TIME,
+)
+USER_OUT = answer(
+    id=TEXT,
+    locale=OPTIONAL_TEXT,
+    time_zone=OPTIONAL_TEXT,
+    country=OPTIONAL_TEXT,
+    attributes=ANY_OBJECT,
+    addresses=array(ADDRESS_OUT),
+    devices=array(DEVICE_OUT),
+    created_at=TIME,
+    updated_at=TIME,
+)
+BULK_RESULT_OUT = answer(index=INTEGER, result={"enum": ["created", "updated", "rejected"]}, id=OPTIONAL_TEXT)
+BULK_RESULT_OUT["properties"] |= {"code": TEXT, "errors": FIELD_ERRORS}
+BULK_OUT = answer(created=INTEGER, updated=INTEGER, rejected=INTEGER, results=array(BULK_RESULT_OUT))
+CHOICE_OUT = answer(on=BOOLEAN, source={"enum": ["mandatory", "all", "user", "default"]})
+PREFERENCES_OUT = answer(
+    all=BOOLEAN,
+    categories={
+        "type": "object",
+        "additionalProperties": {"type": "object", "additionalProperties": CHOICE_OUT},
+    },
+    quiet_hours={"type": ["object", "null"], "properties": {"from": TEXT, "to": TEXT, "time_zone": TEXT}},
+)
+SUPPRESSION_OUT = answer(
+    id=UUID,
+    channel=TEXT,
+    address=OPTIONAL_TEXT,
+    reason=TEXT,
+    category=OPTIONAL_TEXT,
+    note=OPTIONAL_TEXT,
+    source=OPTIONAL_TEXT,
+    expires_at=OPTIONAL_TIME,
+    created_at=TIME,
+)
+CATEGORY_OUT = answer(
+    key=TEXT,
+    name=TEXT,
+    description=OPTIONAL_TEXT,
+    mandatory=BOOLEAN,
+    marketing=BOOLEAN,
+    on_by_default=BOOLEAN,
+    channels=array(TEXT),
+    lane=TEXT,
+    expires_after_s={"type": ["integer", "null"]},
+    on_uncertain=OPTIONAL_TEXT,
+)
 
 
 def show_users(users: Sequence[User]) -> list[dict[str, Any]]:

@@ -2,40 +2,60 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiParameter
 
-PROBLEM = {
-    "type": "object",
-    "required": ["type", "code", "title", "status", "detail", "request_id"],
-    "properties": {
-        "type": {"type": "string", "format": "uri"},
-        "code": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "request_id": {"type": "string"},
-        "errors": {
-            "type": "array",
-            "maxItems": 100,
-            "items": {
-                "type": "object",
-                "required": ["pointer", "code", "detail"],
-                "properties": {key: {"type": "string"} for key in ("pointer", "code", "detail")},
-            },
-        },
-    },
-}
 ANY_OBJECT: dict[str, Any] = {"type": "object", "additionalProperties": True}
 """Answers may gain fields at any time, so they are open objects."""
 
+TEXT: dict[str, Any] = {"type": "string"}
+OPTIONAL_TEXT: dict[str, Any] = {"type": ["string", "null"]}
+BOOLEAN: dict[str, Any] = {"type": "boolean"}
+INTEGER: dict[str, Any] = {"type": "integer"}
+UUID: dict[str, Any] = {"type": "string", "format": "uuid"}
+TIME: dict[str, Any] = {"type": "string", "format": "date-time"}
+OPTIONAL_TIME: dict[str, Any] = {"type": ["string", "null"], "format": "date-time"}
+
+
+def answer(**fields: dict[str, Any]) -> dict[str, Any]:
+    """An object that has all of these fields, and may gain others."""
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": True}
+
+
+def array(item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": item}
+
+
+def page_of(item: dict[str, Any]) -> dict[str, Any]:
+    return answer(data=array(item), next_cursor=OPTIONAL_TEXT)
+
+
+FIELD_ERRORS = {"type": "array", "maxItems": 100, "items": answer(pointer=TEXT, code=TEXT, detail=TEXT)}
+PROBLEM = answer(type=TEXT, code=TEXT, title=TEXT, status=INTEGER, detail=TEXT, request_id=TEXT)
+PROBLEM["properties"]["errors"] = FIELD_ERRORS
+
 
 class ViewSchema(AutoSchema):
-    """Reads `bodies`, `queries` and `answers` of a ClientView."""
+    """Reads `bodies`, `queries`, `answers` and `undocumented` of a ClientView."""
 
     view: Any
+
+    def is_excluded(self) -> bool:
+        return self.method in self.view.undocumented
+
+    def get_operation_id(self) -> str:
+        return f"{self.method.lower()}{type(self.view).__name__}"
+
+    def get_description(self) -> str:
+        """The method's own words, or the view's; never those of a class above it."""
+        method = getattr(self.view, self.method.lower(), None)
+        return inspect.cleandoc(getattr(method, "__doc__", None) or vars(type(self.view)).get("__doc__") or "")
+
+    def get_tags(self) -> list[str]:
+        return [self.path.strip("/").split("/")[1]]
 
     def get_request_serializer(self) -> Any:
         shape = self.view.bodies.get(self.method)

@@ -12,8 +12,9 @@ from apps.people import services
 from apps.people.models import Address
 from apps.people.selectors import user_by_external_id
 from apps.people.shapes import ADDRESS, ADDRESS_CHANGE
-from apps.people.shown import show_address
+from apps.people.shown import ADDRESS_OUT, show_address
 from apps.rest.pagination import page, page_query
+from apps.rest.schema import page_of
 from apps.rest.views import ClientView, created
 
 
@@ -21,6 +22,7 @@ class Addresses(ClientView):
     scope = "users"
     queries = {"GET": page_query()}
     bodies = {"POST": ADDRESS}
+    answers = {"GET": {200: page_of(ADDRESS_OUT)}, "POST": {200: ADDRESS_OUT, 201: ADDRESS_OUT}}
 
     def get(self, request: Request, user_id: str) -> Response:
         user = user_by_external_id(user_id)
@@ -42,6 +44,7 @@ class Addresses(ClientView):
 class OneAddress(ClientView):
     scope = "users"
     bodies = {"PUT": ADDRESS_CHANGE}
+    answers = {"PUT": {200: ADDRESS_OUT}}
 
     def put(self, request: Request, user_id: str, address_id: UUID) -> Response:
         return Response(show_address(services.change_address(user_id, address_id, **_named(self.body()))))

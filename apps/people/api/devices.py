@@ -11,8 +11,9 @@ from apps.people import services
 from apps.people.devices import DEVICE
 from apps.people.models import Device
 from apps.people.selectors import user_by_external_id
-from apps.people.shown import show_device
+from apps.people.shown import DEVICE_OUT, show_device
 from apps.rest.pagination import page, page_query
+from apps.rest.schema import page_of
 from apps.rest.views import ClientView, created
 
 
@@ -20,6 +21,7 @@ class Devices(ClientView):
     scope = "users"
     queries = {"GET": page_query()}
     bodies = {"POST": DEVICE}
+    answers = {"GET": {200: page_of(DEVICE_OUT)}, "POST": {200: DEVICE_OUT, 201: DEVICE_OUT}}
 
     def get(self, request: Request, user_id: str) -> Response:
         user = user_by_external_id(user_id)

@@ -10,15 +10,17 @@ from apps.people.models import Category
 from apps.people.selectors import user_by_external_id
 from apps.people.services.preferences import UNCHANGED
 from apps.people.shapes import PREFERENCES
-from apps.people.shown import show_category, show_preferences
+from apps.people.shown import CATEGORY_OUT, PREFERENCES_OUT, show_category, show_preferences
 from apps.rest.pagination import page, page_query
 from apps.rest.problems import Problem
+from apps.rest.schema import page_of
 from apps.rest.views import ClientView
 
 
 class Preferences(ClientView):
     scope = "users"
     bodies = {"PUT": PREFERENCES}
+    answers = {"GET": {200: PREFERENCES_OUT}, "PUT": {200: PREFERENCES_OUT}}
 
     def get(self, request: Request, user_id: str) -> Response:
         return Response(show_preferences(user_by_external_id(user_id)))
@@ -38,6 +40,7 @@ class Preferences(ClientView):
 class Categories(ClientView):
     scope = "read"
     queries = {"GET": page_query()}
+    answers = {"GET": {200: page_of(CATEGORY_OUT)}}
 
     def get(self, request: Request) -> Response:
         rows = Category.objects.all()
@@ -48,6 +51,7 @@ class Categories(ClientView):
 
 class OneCategory(ClientView):
     scope = "read"
+    answers = {"GET": {200: CATEGORY_OUT}}
 
     def get(self, request: Request, key: str) -> Response:
         category = Category.objects.filter(key=key).first()

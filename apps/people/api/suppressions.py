@@ -11,10 +11,11 @@ from apps.people import services
 from apps.people.hashing import hash_address
 from apps.people.models import Category, Suppression, SuppressionReason
 from apps.people.shapes import SUPPRESSION, AnyAddress
-from apps.people.shown import show_suppression
+from apps.people.shown import SUPPRESSION_OUT, show_suppression
 from apps.rest.catalogue import FieldCode
 from apps.rest.pagination import page, page_query
 from apps.rest.problems import FieldError, invalid
+from apps.rest.schema import page_of
 from apps.rest.validation import Choice
 from apps.rest.views import ClientView, created
 from notifier.message import Channel
@@ -24,6 +25,7 @@ class Suppressions(ClientView):
     scope = "users"
     queries = {"GET": page_query(channel=Choice(Channel), address=AnyAddress(), reason=Choice(SuppressionReason))}
     bodies = {"POST": SUPPRESSION}
+    answers = {"GET": {200: page_of(SUPPRESSION_OUT)}, "POST": {200: SUPPRESSION_OUT, 201: SUPPRESSION_OUT}}
 
     def get(self, request: Request) -> Response:
         rows = Suppression.objects.select_related("category")

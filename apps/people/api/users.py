@@ -12,12 +12,13 @@ from apps.people.hashing import hash_address
 from apps.people.models import Address, Device, User
 from apps.people.selectors import user_by_external_id
 from apps.people.shapes import BULK, BULK_USER, USER, USER_ID
-from apps.people.shown import show_users
+from apps.people.shown import BULK_OUT, USER_OUT, show_users
 from apps.rest.body import BULK_BODY_LIMIT
 from apps.rest.catalogue import FieldCode
 from apps.rest.formats import Email, Phone
 from apps.rest.pagination import page, page_query
 from apps.rest.problems import FieldError, invalid
+from apps.rest.schema import page_of
 from apps.rest.validation import Errors, Text
 from apps.rest.views import ClientView, created
 from notifier.message import Channel
@@ -30,6 +31,7 @@ class Users(ClientView):
             email=Email(), phone=Phone(), token_hash=Text(pattern=r"[0-9a-f]{32}", says="must be 32 hexadecimal digits")
         )
     }
+    answers = {"GET": {200: page_of(USER_OUT)}}
 
     def get(self, request: Request) -> Response:
         users = User.objects.filter(erased_at=None)
@@ -47,6 +49,7 @@ class Users(ClientView):
 class OneUser(ClientView):
     scope = "users"
     bodies = {"PUT": USER}
+    answers = {"GET": {200: USER_OUT}, "PUT": {200: USER_OUT, 201: USER_OUT}}
 
     def get(self, request: Request, user_id: str) -> Response:
         return Response(show_users([user_by_external_id(user_id)])[0])
@@ -63,6 +66,8 @@ class BulkUsers(OneUser):
     """POST takes many users; the other methods are those of the user whose id is "bulk"."""
 
     bodies = {**OneUser.bodies, "POST": BULK}
+    answers = {"POST": {200: BULK_OUT}}
+    undocumented = ("GET", "PUT")
     body_limit = BULK_BODY_LIMIT
 
     def post(self, request: Request, user_id: str) -> Response:
