@@ -95,7 +95,8 @@ UPDATE notifications_pending p
    SET wake_at = now() + %(rung)s * interval '1 second',
        crashes = p.crashes + (p.lease_until IS NOT NULL)::int, lease_until = NULL
  WHERE p.id = ANY (ARRAY(SELECT id FROM pick))
-RETURNING p.id, p.client_id, p.claim_no, p.crashes, p.id = ANY (ARRAY(SELECT id FROM pick WHERE was_leased)) AS was_leased
+RETURNING p.id, p.client_id, p.claim_no, p.crashes,
+          p.id = ANY (ARRAY(SELECT id FROM pick WHERE was_leased)) AS was_leased
 """
 )
 

@@ -126,7 +126,8 @@ def broker_is_up() -> bool:
     try:
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT is_up AND checked_at > now() - interval '10 seconds' FROM notifications_brokerhealth WHERE id = 1"
+                "SELECT is_up AND checked_at > now() - interval '10 seconds' "
+                "FROM notifications_brokerhealth WHERE id = 1"
             )
             row = cursor.fetchone()
         return bool(row and row[0])

@@ -36,7 +36,8 @@ def complete_notifications() -> None:
 
 _COMPLETE = """
 WITH open AS MATERIALIZED (
-  SELECT id, status FROM notifications_notification WHERE completed_at IS NULL AND id > %(after)s ORDER BY id LIMIT %(page)s
+  SELECT id, status FROM notifications_notification
+   WHERE completed_at IS NULL AND id > %(after)s ORDER BY id LIMIT %(page)s
 ), done AS (
   SELECT id FROM open o
    WHERE NOT EXISTS (SELECT 1 FROM notifications_expansion e WHERE e.id = o.id)
@@ -85,7 +86,7 @@ def forget_old_keys() -> None:
 def _delete_page(table: str, key: str, column: str, days: float) -> int:
     with connection.cursor() as cursor:
         cursor.execute(
-            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} "  # noqa: S608 - names from the table above
+            f"DELETE FROM {table} WHERE {key} IN (SELECT {key} FROM {table} "
             f"WHERE {column} < now() - %s * interval '1 day' LIMIT %s)",
             [days, PAGE],
         )

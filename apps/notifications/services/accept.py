@@ -235,8 +235,8 @@ WITH v AS MATERIALIZED (
   INSERT INTO notifications_expansion (id, client_id, due_at, wake_at, position)
   SELECT id, %(client)s, coalesce(later, now()), coalesce(later, now()), 0 FROM v WHERE NOT %(at_once)s
 )
-INSERT INTO notifications_notification (id, client_id, mode, event_id, reference, template_version_id, category_id, lane,
-  channels, recipients, due_at, expires_at, metadata, request_id, status, created_at)
+INSERT INTO notifications_notification (id, client_id, mode, event_id, reference, template_version_id, category_id,
+  lane, channels, recipients, due_at, expires_at, metadata, request_id, status, created_at)
 SELECT id, %(client)s, %(mode)s, event_id, reference, version, category, lane, channels, recipients, due, expires,
        metadata, %(request_id)s, status, created FROM v
 """

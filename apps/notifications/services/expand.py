@@ -110,7 +110,8 @@ def _move_on(ended: Sequence[UUID], moved: Sequence[tuple[UUID, int]]) -> None:
             )
         for id, position in moved:
             cursor.execute(
-                "UPDATE notifications_expansion SET position = %s, wake_at = now() + interval '10 seconds' WHERE id = %s",
+                "UPDATE notifications_expansion SET position = %s, wake_at = now() + interval '10 seconds' "
+                "WHERE id = %s",
                 [position, str(id)],
             )
 

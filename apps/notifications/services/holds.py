@@ -113,7 +113,8 @@ def lift(hold: Hold) -> None:
 def _wake(word: str, after: UUID) -> Sequence[UUID]:
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE notifications_pending SET wake_at = least(wake_at, now()), due_at = least(due_at, now()), waiting = '' "
+            "UPDATE notifications_pending "
+            "SET wake_at = least(wake_at, now()), due_at = least(due_at, now()), waiting = '' "
             "WHERE id IN (SELECT id FROM notifications_pending WHERE id > %s AND waiting = %s AND lease_until IS NULL "
             "ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING id",
             [str(after), word, PAGE],

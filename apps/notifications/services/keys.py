@@ -121,7 +121,8 @@ _TAKE_EVENTS = """
 SET LOCAL lock_timeout = '%(wait)sms';
 INSERT INTO notifications_eventkey (id, fingerprint, notification_id, created_at)
 SELECT v.id, v.fingerprint, v.notification_id, now()
-  FROM unnest(%(ids)s::uuid[], %(fingerprints)s::uuid[], %(notifications)s::uuid[]) AS v(id, fingerprint, notification_id)
+  FROM unnest(%(ids)s::uuid[], %(fingerprints)s::uuid[], %(notifications)s::uuid[])
+    AS v(id, fingerprint, notification_id)
  ORDER BY v.id
 ON CONFLICT DO NOTHING RETURNING id
 """

@@ -346,7 +346,8 @@ WITH o AS MATERIALIZED (
   SELECT * FROM unnest(%(id)s::uuid[], %(outline)s::int[], %(user)s::bigint[], %(number)s::int[], %(channel)s::text[],
     %(platform)s::text[], %(address)s::uuid[], %(device)s::uuid[], %(hash)s::uuid[], %(locale)s::text[],
     %(state)s::text[], %(reason)s::text[], %(detail)s::text[], %(gate)s::text[], %(seen)s::jsonb[])
-  AS v(id, outline, user_id, number, channel, platform, address, device, hash, locale, state, reason, detail, gate, seen)
+  AS v(id, outline, user_id, number, channel, platform, address, device, hash, locale, state, reason, detail, gate,
+       seen)
 ), n AS (
   INSERT INTO notifications_delivery (
     id, notification_id, client_id, mode, category_id, campaign_id, user_id, recipient_no, channel, platform,

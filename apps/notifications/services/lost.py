@@ -108,7 +108,8 @@ def _write_tries(results: Sequence[Result]) -> None:
         cursor.execute(
             "INSERT INTO notifications_attempt (id, delivery_id, claim_no, account_id, ended_at, outcome, scope, "
             "provider_ref, provider_code, detail, is_late) "
-            "SELECT v.id, v.delivery, v.claim_no, v.account, now(), %(outcome)s, %(scope)s, '', %(code)s, %(detail)s, false "
+            "SELECT v.id, v.delivery, v.claim_no, v.account, now(), %(outcome)s, %(scope)s, '', %(code)s, "
+            "%(detail)s, false "
             "FROM unnest(%(ids)s::uuid[], %(deliveries)s::uuid[], %(claims)s::int[], %(accounts)s::int[]) "
             "AS v(id, delivery, claim_no, account) ON CONFLICT (id) DO NOTHING",
             {

@@ -72,8 +72,9 @@ def keep(account_id: int, receipts: Sequence[Receipt]) -> int:
     rows = sorted(once.items())
     with connection.cursor() as cursor:
         cursor.execute(
-            "INSERT INTO notifications_receiptinbox (account_id, provider_event_id, receipt, received_at, wake_at, looks, "
-            "outcome) SELECT %(account)s, v.event, v.receipt, now(), now(), 0, '' "
+            "INSERT INTO notifications_receiptinbox "
+            "(account_id, provider_event_id, receipt, received_at, wake_at, looks, outcome) "
+            "SELECT %(account)s, v.event, v.receipt, now(), now(), 0, '' "
             "FROM unnest(%(events)s::text[], %(receipts)s::jsonb[]) AS v(event, receipt) ORDER BY v.event "
             "ON CONFLICT (account_id, provider_event_id) DO NOTHING RETURNING id",
             {
@@ -247,7 +248,8 @@ def _move(match: Match, old: State, new: State, row: Kept) -> None:
             cursor.execute("DELETE FROM notifications_pending WHERE id = %s", [str(match.id)])
         cursor.execute(
             "UPDATE notifications_delivery SET state = %(state)s, reason = %(reason)s, detail = %(detail)s, "
-            "ended_at = coalesce(ended_at, now()), sent_at = coalesce(sent_at, CASE WHEN %(state)s <> 'undelivered' THEN now() END)"
+            "ended_at = coalesce(ended_at, now()), "
+            "sent_at = coalesce(sent_at, CASE WHEN %(state)s <> 'undelivered' THEN now() END)"
             + (f", {stamp} = %(at)s" if stamp else "")
             + " WHERE id = %(id)s",
             {
@@ -331,7 +333,8 @@ def _address_of(match: Match) -> str:
             cursor.execute("SELECT value FROM people_address WHERE id = %s", [str(match.address_id)])
         else:
             cursor.execute(
-                "SELECT coalesce(c.recipients -> d.recipient_no ->> 'email', c.recipients -> d.recipient_no ->> 'phone') "
+                "SELECT coalesce("
+                "c.recipients -> d.recipient_no ->> 'email', c.recipients -> d.recipient_no ->> 'phone') "
                 "FROM notifications_delivery d JOIN notifications_content c ON c.id = d.notification_id "
                 "WHERE d.id = %s AND c.id = %s",
                 [str(match.id), str(match.notification_id)],

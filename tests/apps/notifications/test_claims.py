@@ -178,7 +178,8 @@ def change_address() -> None:
 def give_it_to_another() -> None:
     person("carl")
     run(
-        "UPDATE people_address SET user_id = (SELECT id FROM people_user WHERE external_id = 'carl'), is_primary = false "
+        "UPDATE people_address "
+        "SET user_id = (SELECT id FROM people_user WHERE external_id = 'carl'), is_primary = false "
         "WHERE value = 'bob@example.com'"
     )
 

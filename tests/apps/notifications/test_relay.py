@@ -254,7 +254,8 @@ def test_laying_out_twice_inserts_nothing_twice(world: World, door: Door) -> Non
     expand([UUID(id)])
     before = {row.id for row in deliveries(id)}
     run(
-        "INSERT INTO notifications_expansion (id, client_id, due_at, wake_at, position) VALUES (%s, 1, now(), now(), 0)",
+        "INSERT INTO notifications_expansion (id, client_id, due_at, wake_at, position) "
+        "VALUES (%s, 1, now(), now(), 0)",
         id,
     )
     expand([UUID(id)])
