@@ -134,7 +134,7 @@ class Sandbox:
             }
             found[f"twilio-{role}"] = {
                 "kind": "twilio",
-                "settings": {"account_sid": "AC" + "0" * 32, "sender": "+15005550006", "base_url": self.url},
+                "settings": {"account_sid": "AC" + "0" * 32, "sender": "+15005559900", "base_url": self.url},
                 "secrets": {"auth_token": "sandbox-auth-token"},
             }
             found[f"sendgrid-{role}"] = {
@@ -179,7 +179,7 @@ def seed_client() -> Client:
             "channels": [channel.value for channel in Channel],
             "lanes": [lane.value for lane in Lane],
             "categories": None,
-            "senders": ["Juniper <hello@juniper.example.com>", "hello@juniper.example.com", "+15005550006"],
+            "senders": ["Juniper <hello@juniper.example.com>", "hello@juniper.example.com", "+15005559900"],
             "requests_per_minute": 100_000_000,
             "recipients_per_day": 1_000_000_000,
         },
