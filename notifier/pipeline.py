@@ -12,7 +12,7 @@ from notifier import queues
 from notifier.ledger import Claimed, Ledger, Result, Stop, Verdict
 from notifier.lifecycle import State
 from notifier.loop import IN_FLIGHT, Loop
-from notifier.message import Lane, Message
+from notifier.message import Channel, Lane, Message
 from notifier.providers.registry import provider_class
 from notifier.stages.dispatch import Dispatcher, Job
 from notifier.stages.render import Compiled, Renderer, RenderError, compile_inline
@@ -105,7 +105,7 @@ class Shift:
         for lane in lanes:
             if room - found > 0:
                 found += self._add(
-                    self.worker.ledger.top_up(queues.Channel(channel), lane, room - found, lease_s=lease_s)
+                    self.worker.ledger.top_up(Channel(channel), lane, room - found, lease_s=lease_s)
                 )
         return found
 
@@ -168,6 +168,8 @@ class Shift:
             )
         except RenderError as error:
             return Result(claimed, Verdict(State.FAILED, error.code, error.detail))
+        except LookupError:
+            return Result(claimed, Verdict(State.FAILED, "render_error", "its template's version is gone"))
         assert claimed.address is not None  # noqa: S101 - the address gate has seen it
         message = Message(
             delivery_id=claimed.delivery_id,
@@ -218,7 +220,7 @@ def grouped(jobs: Sequence[Job]) -> list[list[Job]]:
     by_account: dict[int, list[Job]] = {}
     for job in jobs:
         by_account.setdefault(job.account.id, []).append(job)
-    calls = []
+    calls: list[list[Job]] = []
     for same in by_account.values():
         size = min(provider_class(same[0].account.kind).batch_size, IN_FLIGHT)
         calls.extend(same[start : start + size] for start in range(0, len(same), size))

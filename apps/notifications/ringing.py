@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -49,7 +50,7 @@ def publish_receipts() -> None:
     _send("settle_receipts", [], RECEIPTS)
 
 
-def _send(task: str, args: list[object], queue: str, **options: object) -> None:
+def _send(task: str, args: list[object], queue: str, **options: Any) -> None:
     # argsrepr: Celery would put the ids into every message a second time.
     current_app.send_task(
         task, args=args, queue=queue, argsrepr="", kwargsrepr="", ignore_result=True, retry=False, **options

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from apps.people.devices import RAW_DEVICE
 from apps.rest.formats import Email, HttpsUrl, Locale, Phone, Time
 from apps.rest.validation import Array, Boolean, Choice, Either, Field, FreeObject, Integer, Shape, Text
@@ -19,7 +21,7 @@ EVENT_ID = Text(min=1, max=200)
 _ONE_LINE = r"[^\x00-\x1f\x7f]*"
 
 
-def _line(max: int, **options: object) -> Text:
+def _line(max: int, **options: Any) -> Text:
     return Text(max=max, pattern=_ONE_LINE, says="must be one line without control characters", **options)
 
 

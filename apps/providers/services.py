@@ -36,7 +36,7 @@ def as_engine(account: ProviderAccount) -> Account:
         is_sandbox=account.is_sandbox,
         is_active=account.status == AccountStatus.ACTIVE and account.kind in PROVIDERS,
         hook_url=hook_url(account),
-        revision=account.updated_at.isoformat(),
+        revision=account.updated_at.isoformat() if account.updated_at else "",
     )
 
 

@@ -40,6 +40,6 @@ WEB_PUSH_HOSTS: tuple[str, ...] = (
 def provider_class(kind: str) -> type[Provider]:
     """The class for `kind`. Raises KeyError for a kind that is not registered."""
     module, _, name = PROVIDERS[kind].partition(":")
-    found = getattr(import_module(module), name)
+    found: type[Provider] = getattr(import_module(module), name)
     assert issubclass(found, Provider)  # noqa: S101 - a wrong registry line is a bug, found by the first test
     return found

@@ -82,7 +82,7 @@ def accept_batch(
     wanted: dict[UUID, tuple[int, Accepted]] = {}
     for index, (body, raw, faults) in enumerate(items):
         event_id = raw.get("event_id") if isinstance(raw, dict) else None
-        result = {"index": index, "event_id": event_id if isinstance(event_id, str) else None}
+        result: dict[str, Any] = {"index": index, "event_id": event_id if isinstance(event_id, str) else None}
         results.append(result)
         errors = Errors()
         checked = None

@@ -90,13 +90,18 @@ def _page(ids: Sequence[UUID]) -> int:
 def _take(ids: Sequence[UUID]) -> list[Taken]:
     with connection.cursor() as cursor:
         cursor.execute(_TAKE, {"ids": plain(ids), "lo": ids[0], "hi": ids[-1]})
-        rows = [
-            Taken(*row[:11], loads(row[11]), *row[12:14], loads(row[14]), loads(row[15])) for row in cursor.fetchall()
-        ]
+        rows = [_taken(row) for row in cursor.fetchall()]
         cancelled = [row.id for row in rows if row.status == "cancelled"]
         if cancelled:
             cursor.execute("DELETE FROM notifications_expansion WHERE id = ANY (%s::uuid[])", [plain(cancelled)])
     return [row for row in rows if row.status != "cancelled"]
+
+
+def _taken(row: tuple[Any, ...]) -> Taken:
+    values = list(row)
+    for column in (11, 14, 15):  # channels, recipients, inline
+        values[column] = loads(values[column])
+    return Taken._make(values)
 
 
 def _move_on(ended: Sequence[UUID], moved: Sequence[tuple[UUID, int]]) -> None:

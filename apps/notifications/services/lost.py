@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -54,31 +55,31 @@ def give_up_on(lost: Sequence[tuple[UUID, int, int]]) -> set[UUID]:
     return {r.claimed.delivery_id for r in ended}
 
 
-def _rows(ids: Sequence[UUID]) -> list[tuple[object, ...]]:
+def _rows(ids: Sequence[UUID]) -> list[tuple[Any, ...]]:
     ids = sorted(ids)
     with connection.cursor() as cursor:
         cursor.execute(_READ, {"ids": plain(ids), "lo": range_of(ids[0])[0], "hi": range_of(ids[-1])[1]})
         return list(cursor.fetchall())
 
 
-def _result(row: tuple[object, ...], claim_no: int, crashes: int) -> Result:
+def _result(row: tuple[Any, ...], claim_no: int, crashes: int) -> Result:
     (id, notification, client, mode, category, campaign, channel, lane, state, account, expires, policy, version) = row
     claimed = Claimed(
-        delivery_id=id,  # type: ignore[arg-type]
+        delivery_id=id,
         claim_no=claim_no,
-        notification_id=notification,  # type: ignore[arg-type]
-        client_id=client,  # type: ignore[arg-type]
+        notification_id=notification,
+        client_id=client,
         mode=Mode(mode),
         channel=Channel(channel),
         lane=Lane(lane),
         queue_lane="",
-        category_id=category,  # type: ignore[arg-type]
-        campaign_id=campaign,  # type: ignore[arg-type]
-        template_version_id=version,  # type: ignore[arg-type]
+        category_id=category,
+        campaign_id=campaign,
+        template_version_id=version,
         state=State(state),
         tries=0,
         crashes=crashes,
-        expires_at=expires,  # type: ignore[arg-type]
+        expires_at=expires,
         lease_ends=0.0,
         claimed_at=0.0,
         may_duplicate=policy != "park",
@@ -87,7 +88,7 @@ def _result(row: tuple[object, ...], claim_no: int, crashes: int) -> Result:
         device_id=None,
         device_provider="",
         locale="",
-        last_account_id=account,  # type: ignore[arg-type]
+        last_account_id=account,
         collapse_key="",
         data={},
         options={},
@@ -98,7 +99,7 @@ def _result(row: tuple[object, ...], claim_no: int, crashes: int) -> Result:
         verdict = Verdict(State.DEAD, "attempts_exhausted", f"{crashes} workers died with it in a row")
     else:
         verdict = Verdict(claimed.state, retry_in_s=0.0)
-    return Result(claimed, verdict, _LOST, account_id=account)  # type: ignore[arg-type]
+    return Result(claimed, verdict, _LOST, account_id=account)
 
 
 def _write_tries(results: Sequence[Result]) -> None:

@@ -116,7 +116,7 @@ def _settle_page() -> int:
                 "WHERE r.wake_at <= now() ORDER BY r.wake_at LIMIT %s FOR UPDATE OF r SKIP LOCKED",
                 [PAGE],
             )
-            rows = [Kept(*row[:4], loads(row[4]), *row[5:]) for row in cursor.fetchall()]
+            rows = [Kept._make((*row[:4], loads(row[4]), *row[5:])) for row in cursor.fetchall()]
         matches = _match(rows)
         # Deliveries are locked in id order by `_match`; the receipts of one are followed as they happened.
         for row in sorted(rows, key=lambda row: row.at):
