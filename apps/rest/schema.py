@@ -49,7 +49,7 @@ class ViewSchema(AutoSchema):
     def get_operation_id(self) -> str:
         return f"{self.method.lower()}{type(self.view).__name__}"
 
-    def get_description(self) -> str:
+    def get_description(self) -> str:  # type: ignore[override]  # as drf-spectacular has it
         """The method's own words, or the view's; never those of a class above it."""
         method = getattr(self.view, self.method.lower(), None)
         return inspect.cleandoc(getattr(method, "__doc__", None) or vars(type(self.view)).get("__doc__") or "")

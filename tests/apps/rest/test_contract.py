@@ -69,6 +69,13 @@ def test_what_is_described_is_what_is_taken(api: Api, paths: dict[str, Any], bod
     assert (api.put("/v1/users/ada", body).status_code < 300) is is_right
 
 
+def test_both_ways_to_authenticate_are_described(paths: dict[str, Any]) -> None:
+    assert paths["/v1/users"]["get"]["security"] == [
+        {"basic": []},
+        {"app_key": [], "timestamp": [], "nonce": [], "signature": []},
+    ]
+
+
 def test_filters_are_described_and_our_own_words_are_not(paths: dict[str, Any]) -> None:
     users = paths["/v1/users"]["get"]
     assert {parameter["name"] for parameter in users["parameters"]} == {
