@@ -31,6 +31,7 @@ from notifier.sandbox.magic import (
     email_effect,
 )
 from notifier.sandbox.mailbox import is_mailbox
+from notifier.sandbox.shape import STRINGS, Shape, misfits
 from notifier.sandbox.vendor import Answer, Call, HttpVendor, Interned, Parts, Preview
 
 _RECIPIENTS_MOST = 1000
@@ -54,6 +55,30 @@ _KNOWN = {
 _KNOWN_PERSONAL = {
     "to", "cc", "bcc", "from", "subject", "headers", "substitutions", "dynamic_template_data", "custom_args", "send_at",
 }  # fmt: skip
+_ONE = {"email": str, "name": str}
+_SHAPE: Shape = {
+    "personalizations": [
+        {
+            **dict.fromkeys(("to", "cc", "bcc"), [_ONE]),
+            **dict.fromkeys(("headers", "custom_args", "substitutions"), STRINGS),
+            "from": _ONE,
+            "subject": str,
+            "send_at": int,
+            "dynamic_template_data": {},
+        }
+    ],
+    **dict.fromkeys(("from", "reply_to"), _ONE),
+    "reply_to_list": [_ONE],
+    **dict.fromkeys(("subject", "template_id", "batch_id", "ip_pool_name"), str),
+    "content": [{"type": str, "value": str}],
+    "attachments": [dict.fromkeys(("content", "type", "filename", "disposition", "content_id"), str)],
+    **dict.fromkeys(("headers", "custom_args", "sections"), STRINGS),
+    "categories": [str],
+    "send_at": int,
+    "asm": {},
+    "mail_settings": {"sandbox_mode": {"enable": bool}},
+    "tracking_settings": {},
+}
 _NO_PERSONALIZATION = "The personalizations field is required and must have at least one personalization."
 _NO_TO = "The to array is required for all personalization objects, and must have at least one email object."
 _TWICE = "Each email address in the personalization block should be unique between to, cc, and bcc."
@@ -207,7 +232,7 @@ class SendGrid(HttpVendor):
     def preview(self, entry: Entry, raw: bytes) -> Preview:
         mail = self.body(entry, raw)
         personal = mail["personalizations"][0]
-        attached = [one.get("filename", "file") for one in mail.get("attachments") or []]
+        attached = [one.get("filename") or "file" for one in mail.get("attachments") or []]
         return Preview(
             look="mail",
             sender=_named(personal.get("from") or mail["from"]),
@@ -243,8 +268,10 @@ def _check(mail: dict[str, Any]) -> None:
     if unknown := mail.keys() - _KNOWN:
         raise Invalid(f"Additional property {min(unknown)} is not allowed", min(unknown))
     personalizations = mail.get("personalizations")
-    if not isinstance(personalizations, list) or not personalizations:
+    if not personalizations or not isinstance(personalizations, list):
         raise Invalid(_NO_PERSONALIZATION, "personalizations")
+    for path, _ in misfits(mail, _SHAPE, ""):
+        raise Invalid("Invalid type.", path.partition("[")[0])
     if len(personalizations) > _RECIPIENTS_MOST:
         raise Invalid("There is a limit of 1000 personalizations per API request.", "personalizations")
     recipients = 0
@@ -262,17 +289,15 @@ def _check(mail: dict[str, Any]) -> None:
     if len(categories) > 10 or len(set(categories)) != len(categories):
         raise Invalid("There is a limit of 10 unique categories per message.", "categories")
     send_at = mail.get("send_at")
-    if send_at is not None and (not isinstance(send_at, int) or send_at > time.time() + _SEND_AT_MOST_S):
+    if send_at is not None and send_at > time.time() + _SEND_AT_MOST_S:
         raise Invalid("Scheduling more than 72 hours in advance is forbidden.", "send_at")
 
 
-def _check_personal(personal: Any, path: str, mail: dict[str, Any]) -> int:
+def _check_personal(personal: dict[str, Any], path: str, mail: dict[str, Any]) -> int:
     """How many recipients this personalization has."""
-    if not isinstance(personal, dict):
-        raise Invalid("Invalid type. Expected: object", path)
     if unknown := personal.keys() - _KNOWN_PERSONAL:
         raise Invalid(f"Additional property {min(unknown)} is not allowed", f"{path}.{min(unknown)}")
-    if not isinstance(personal.get("to"), list) or not personal["to"]:
+    if not personal.get("to"):
         raise Invalid(_NO_TO, f"{path}.to")
     seen: set[str] = set()
     for kind in ("to", "cc", "bcc"):
@@ -288,51 +313,40 @@ def _check_personal(personal: Any, path: str, mail: dict[str, Any]) -> int:
     return len(seen)
 
 
-def _check_address(one: Any, path: str) -> None:
-    if not isinstance(one, dict):
+def _check_address(one: dict[str, Any] | None, path: str) -> None:
+    if one is None:
         raise Invalid(f"The {path} object must be provided.", path)
-    address = one.get("email")
-    if not isinstance(address, str) or not is_mailbox(address):
+    if not is_mailbox(one.get("email") or ""):
         raise Invalid("Does not contain a valid address.", f"{path}.email")
-    if not isinstance(one.get("name", ""), str | None):
-        raise Invalid("Invalid type. Expected: string", f"{path}.name")
 
 
 def _check_content(mail: dict[str, Any]) -> None:
     content = mail.get("content")
     if content is None and mail.get("template_id"):
         return
-    if not isinstance(content, list) or not content:
+    if not content:
         raise Invalid(_NO_CONTENT, "content")
     order = []
     for position, block in enumerate(content):
-        if not isinstance(block, dict) or not isinstance(block.get("type"), str) or not block["type"]:
+        if not block.get("type"):
             raise Invalid("The content type is required.", f"content.{position}.type")
-        if not isinstance(block.get("value"), str) or not block["value"]:
+        if not block.get("value"):
             raise Invalid(_EMPTY_CONTENT, f"content.{position}.value")
         order.append({"text/plain": 0, "text/html": 1}.get(block["type"].lower(), 2))
     if order != sorted(order):
         raise Invalid(_CONTENT_ORDER, "content")
 
 
-def _check_headers(headers: Any, path: str) -> None:
-    if headers is None:
-        return
-    if not isinstance(headers, dict):
-        raise Invalid("Invalid type. Expected: object", path)
-    for name, value in headers.items():
+def _check_headers(headers: dict[str, str] | None, path: str) -> None:
+    for name, value in (headers or {}).items():
         if name.lower() in _RESERVED_HEADERS:
             raise Invalid(f"The header {name} is reserved and can not be set.", f"{path}.{name}")
-        if not isinstance(value, str) or not name.isascii() or "\n" in value or "\r" in value:
+        if not name.isascii() or "\n" in value or "\r" in value:
             raise Invalid("Headers must be key value pairs of strings.", f"{path}.{name}")
 
 
-def _check_custom(custom: Any, path: str) -> None:
-    if custom is None:
-        return
-    if not isinstance(custom, dict) or not all(isinstance(value, str) for value in custom.values()):
-        raise Invalid("Custom args must be key value pairs of strings.", path)
-    if len(json.dumps(custom, ensure_ascii=False).encode("utf-8", "replace")) > _CUSTOM_ARGS_LIMIT_BYTES:
+def _check_custom(custom: dict[str, str] | None, path: str) -> None:
+    if custom and len(json.dumps(custom, ensure_ascii=False).encode("utf-8", "replace")) > _CUSTOM_ARGS_LIMIT_BYTES:
         raise Invalid("Custom args must be less than 10,000 bytes.", path)
 
 

@@ -148,8 +148,8 @@ class Connection(asyncio.Protocol):
             headers[key] = value.decode("utf-8", "replace")
         stream = Stream(headers, fault=self._faults.draw(self._apns.provider))
         if stream.fault is not None and stream.fault.mode is Mode.RESET_BEFORE:
-            # Not REFUSED_STREAM: like a connection that breaks, it must not tell whether the message was taken.
-            self._h2.reset_stream(stream_id, ErrorCodes.INTERNAL_ERROR)
+            # Nothing of the body was looked at: the word that promises it (RFC 9113 8.7).
+            self._h2.reset_stream(stream_id, ErrorCodes.REFUSED_STREAM)
             return
         self._streams[stream_id] = stream
 

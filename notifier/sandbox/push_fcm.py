@@ -13,7 +13,6 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
@@ -23,6 +22,7 @@ from notifier.sandbox.faults import Mode
 from notifier.sandbox.keys import FCM_ACCOUNT, FCM_PROJECT
 from notifier.sandbox.ledger import Entry
 from notifier.sandbox.magic import THROTTLED_RETRY_AFTER_S, Effect, token_effect
+from notifier.sandbox.shape import STRINGS, Shape, misfits
 from notifier.sandbox.vendor import Answer, Call, HttpVendor, Interned, Parts, Preview
 
 _AUDIENCE = "https://oauth2.googleapis.com/token"  # google-auth names it whatever the account's token_uri is
@@ -50,6 +50,22 @@ _FIELDS = {
     "message.apns": {"headers", "payload", "fcm_options", "live_activity_token"},
     "message.webpush": {"headers", "data", "notification", "fcm_options"},
 }  # fmt: skip
+_TEXTS = dict.fromkeys(("title", "body", "image", "tag"), str)
+_SHAPE: Shape = {
+    **dict.fromkeys(("name", *_TARGETS), str),
+    "data": STRINGS,
+    "notification": STRINGS,
+    "fcm_options": {},
+    "android": {
+        **dict.fromkeys(("collapse_key", "priority", "ttl", "restricted_package_name"), str),
+        **dict.fromkeys(("direct_boot_ok", "bandwidth_constrained_ok", "restricted_satellite_ok"), bool),
+        "data": STRINGS,
+        "notification": _TEXTS,
+        "fcm_options": {},
+    },
+    "apns": {"headers": STRINGS, "payload": {}, "fcm_options": {}, "live_activity_token": str},
+    "webpush": {"headers": STRINGS, "data": STRINGS, "notification": _TEXTS, "fcm_options": {}},
+}
 _CAMEL = re.compile(r"(?<=[a-z])([A-Z])")
 _DURATION = re.compile(r"\d{1,10}(\.\d{1,9})?s\Z")
 _TOPIC = re.compile(r"[a-zA-Z0-9-_.~%]+\Z")
@@ -260,64 +276,29 @@ def _check(message: dict[str, Any]) -> str:
         raise Invalid("Recipient of the message is not set.")
     if len(targets) > 1:
         raise Invalid("Invalid value at 'message' (oneof), oneof field 'target' is already set. Cannot set more.")
-    target = targets[0]
-    if not isinstance(message[target], str):
-        raise Invalid(f"Invalid value at 'message.{target}' (TYPE_STRING)", f"message.{target}")
-    if target == "topic" and not _TOPIC.match(message["topic"]):
+    for part in ("notification", "android", "apns", "webpush"):
+        if isinstance(message.get(part), dict):
+            message[part] = _known(message[part], f"message.{part}")
+    for path, wanted in misfits(message, _SHAPE, "message"):
+        raise Invalid(f"Invalid value at '{path}'{' (TYPE_STRING)' if wanted is str else ''}", path.partition("[")[0])
+    if message.get("topic") and not _TOPIC.match(message["topic"]):
         raise Invalid("Malformed topic name", "message.topic")
-    for name, check in _CHECKS.items():
-        if (part := message.get(name)) is not None:
-            if not isinstance(part, dict):
-                raise Invalid(f"Invalid value at 'message.{name}'", f"message.{name}")
-            message[name] = check(part, f"message.{name}")
-    return target
+    android, webpush = message.get("android") or {}, message.get("webpush") or {}
+    _check_keys(message, "message.data")
+    _check_keys(android, "message.android.data")
+    _check_keys(webpush, "message.webpush.data")
+    if (android.get("priority") or "normal").lower() not in ("normal", "high"):
+        raise Invalid("Invalid value at 'message.android.priority'", "message.android.priority")
+    ttl = android.get("ttl") or "0s"
+    if not _DURATION.match(ttl) or float(ttl[:-1]) > _TTL_MOST_S:
+        raise Invalid("Invalid time to live: it must be from 0 to 2419200 seconds", "message.android.ttl")
+    return targets[0]
 
 
-def _check_data(data: dict[str, Any], path: str) -> dict[str, Any]:
-    for key, value in data.items():
-        if type(value) is not str:
-            raise Invalid(f"Invalid value at '{path}[{key}].value' (TYPE_STRING)", path)
+def _check_keys(holder: dict[str, Any], path: str) -> None:
+    for key in holder.get("data") or ():
         if _RESERVED_KEY.match(key):
             raise Invalid(f"Invalid data payload key: {key}", path)
-    return data
-
-
-def _check_notification(notification: dict[str, Any], path: str) -> dict[str, Any]:
-    notification = _known(notification, path)
-    for key, value in notification.items():
-        if not isinstance(value, str):
-            raise Invalid(f"Invalid value at '{path}.{key}' (TYPE_STRING)", f"{path}.{key}")
-    return notification
-
-
-def _check_android(android: dict[str, Any], path: str) -> dict[str, Any]:
-    android = _known(android, path)
-    if str(android.get("priority", "normal")).lower() not in ("normal", "high"):
-        raise Invalid(f"Invalid value at '{path}.priority'", f"{path}.priority")
-    ttl = android.get("ttl", "0s")
-    if not isinstance(ttl, str) or not _DURATION.match(ttl) or float(ttl[:-1]) > _TTL_MOST_S:
-        raise Invalid("Invalid time to live: it must be from 0 to 2419200 seconds", f"{path}.ttl")
-    _check_data(android.get("data") or {}, f"{path}.data")
-    return android
-
-
-def _check_platform(part: dict[str, Any], path: str) -> dict[str, Any]:
-    part = _known(part, path)
-    for key, value in (part.get("headers") or {}).items():
-        if not isinstance(value, str):
-            raise Invalid(f"Invalid value at '{path}.headers[{key}].value' (TYPE_STRING)", f"{path}.headers")
-    if path == "message.webpush":
-        _check_data(part.get("data") or {}, f"{path}.data")
-    return part
-
-
-_CHECKS: dict[str, Callable[[dict[str, Any], str], dict[str, Any]]] = {
-    "data": _check_data,
-    "notification": _check_notification,
-    "android": _check_android,
-    "apns": _check_platform,
-    "webpush": _check_platform,
-}
 
 
 def _check_size(message: dict[str, Any], sent_bytes: int) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -53,6 +54,8 @@ class Sandbox:
                 return Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read())
         except urllib.error.HTTPError as error:
             return Reply(error.code, {k.lower(): v for k, v in error.headers.items()}, error.read())
+        except urllib.error.URLError as error:  # a reset while the request is written comes wrapped
+            raise error.reason if isinstance(error.reason, OSError) else error from None
 
     def inbox(self, query: str = "") -> list[dict[str, Any]]:
         return self.request("GET", f"/_inbox?{query}").json
