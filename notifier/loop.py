@@ -64,11 +64,6 @@ class Slots:
             self._used -= count
             self._changed.notify_all()
 
-    def wait_idle(self, timeout_s: float) -> bool:
-        """Whether nothing was in flight any more within `timeout_s`."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._used == 0, timeout_s)
-
 
 class Recorder:
     """Writes results in batches, on a thread and database connection of its own, through any outage.
@@ -84,11 +79,11 @@ class Recorder:
         self._write = write
         self._slots = slots
         self._kept: list[Result] = []
-        self._held = 0  # of those kept, how many hold a slot
         self._since = 0.0
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._open = 0
+        self._is_writing = False
         self._task = loop.create_task(self._run())
 
     def opened(self, count: int) -> None:
@@ -102,9 +97,11 @@ class Recorder:
         self._kept.extend(results)
         self._wake.set()
 
-    @property
-    def is_empty(self) -> bool:
-        return not self._kept and not self._open
+    async def drained(self) -> None:
+        """Returns when nothing is open and everything handed over is committed."""
+        while self._kept or self._open or self._is_writing:
+            self._wake.set()
+            await asyncio.sleep(0.005)
 
     def _is_time(self) -> bool:
         kept = len(self._kept)
@@ -130,7 +127,9 @@ class Recorder:
             batch = self._kept[:RECORD_ROWS]
             del self._kept[:RECORD_ROWS]
             self._since = self._loop.time()
+            self._is_writing = True
             await self._loop.run_in_executor(self._thread, self._write_through, batch)
+            self._is_writing = False
             self._slots.give(sum(result.outcome is not None for result in batch))
 
     def _write_through(self, batch: list[Result]) -> None:
@@ -169,12 +168,13 @@ class Loop:
 
     def wait_recorded(self, timeout_s: float) -> bool:
         """Whether everything handed over was committed within `timeout_s`."""
-        until = time.monotonic() + timeout_s
-        while time.monotonic() < until:
-            if self.slots.wait_idle(max(0.0, until - time.monotonic())) and self.recorder.is_empty:
-                return True
-            time.sleep(0.01)
-        return False
+        drained = self.call(self.recorder.drained())
+        try:
+            drained.result(timeout_s)
+        except TimeoutError:
+            drained.cancel()
+            return False
+        return True
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Let results in hand be written, then stop."""
