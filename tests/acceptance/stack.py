@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -30,18 +30,27 @@ class Stack:
     Nothing is restarted by itself here: a test that kills a process says when it comes back (`start(name)`).
     """
 
-    def __init__(self, servers: Servers, directory: Path, *, leave_out: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        directory: Path,
+        *,
+        leave_out: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`environment` goes over the tests' own: the URLs of other servers, a setting of one process."""
+        around = {**os.environ, **(environment or {})}
         self.servers = servers
         self.directory = directory
         ports = {variable: str(free_port()) for variable in ports_of(procfile())}
         self.url = f"http://127.0.0.1:{ports['PORT']}"
         self.sandbox_url = f"http://127.0.0.1:{ports['SANDBOX_PORT']}"
         self.environment = {
-            **os.environ,
+            **around,
             **ports,
-            "DATABASE_URL": with_database(os.environ["DATABASE_URL"], DATABASE),
-            "BROKER_URL": with_broker_database(os.environ["BROKER_URL"], 1),
-            "CACHE_URL": with_broker_database(os.environ["CACHE_URL"], 1),
+            "DATABASE_URL": with_database(around["DATABASE_URL"], DATABASE),
+            "BROKER_URL": with_broker_database(around["BROKER_URL"], 1),
+            "CACHE_URL": with_broker_database(around["CACHE_URL"], 1),
             "DEMO": "1",
             "PUBLIC_URL": self.url,
             "SANDBOX_URL": self.sandbox_url,
@@ -198,7 +207,7 @@ class Stack:
         return False
 
     def _connect(self, database: str) -> Any:
-        connection = psycopg2.connect(with_database(os.environ["DATABASE_URL"], database))
+        connection = psycopg2.connect(with_database(self.environment["DATABASE_URL"], database))
         connection.autocommit = True
         return connection
 
