@@ -12,10 +12,11 @@ import email.policy
 import hmac
 import re
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.errors import HeaderParseError
 from email.header import decode_header, make_header
-from email.message import EmailMessage
+from email.message import Message
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -180,8 +181,8 @@ class Smtp(Vendor):
         return {
             "subject": _header(message, "subject"),
             "from": _header(message, "from"),
-            "text": _text(message, "plain"),
-            "html": _text(message, "html"),
+            "text": _text(message, "text/plain"),
+            "html": _text(message, "text/html"),
             "attachments": _attachments(message),
             "raw": raw.decode("utf-8", "replace"),
         }
@@ -193,13 +194,13 @@ class Smtp(Vendor):
             look="mail",
             sender=_header(message, "from"),
             title=_header(message, "subject"),
-            text=_text(message, "plain"),
-            html=bool(_text(message, "html")),
+            text=_text(message, "text/plain"),
+            html=bool(_text(message, "text/html")),
             note=f"attached: {', '.join(attached)}" if attached else "",
         )
 
     def html(self, entry: Entry, raw: bytes) -> str:
-        return _text(_message(raw), "html")
+        return _text(_message(raw), "text/html")
 
 
 def scripted(fault: Fault) -> str:
@@ -212,13 +213,12 @@ def _parameters(text: str | None) -> list[tuple[str, str]]:
 
 
 @lru_cache(maxsize=8)  # one entry is asked for its headers, body and preview in turn
-def _message(raw: bytes) -> EmailMessage:
-    message = email.message_from_bytes(raw, policy=email.policy.default)
-    assert isinstance(message, EmailMessage)  # noqa: S101 - what policy.default makes
-    return message
+def _message(raw: bytes) -> Message:
+    """Read with the older of the library's two policies: the newer one raises on mails that are badly broken."""
+    return email.message_from_bytes(raw, policy=email.policy.compat32)
 
 
-def _header(message: EmailMessage, wanted: str) -> str:
+def _header(message: Message, wanted: str) -> str:
     return next((_decoded(value) for name, value in message.raw_items() if name.lower() == wanted), "")
 
 
@@ -235,16 +235,24 @@ def _decoded(value: str) -> str:
         return unfolded
 
 
-def _text(message: EmailMessage, kind: str) -> str:
-    part = message.get_body((kind,))
-    if part is None or not isinstance(part, EmailMessage) or part.is_multipart():
-        return ""
-    try:
-        return str(part.get_content())
-    except (LookupError, ValueError, TypeError):  # an unknown charset, a broken encoding
-        payload = part.get_payload(decode=True)
-        return payload.decode("utf-8", "replace") if isinstance(payload, bytes) else ""
+def _leaves(message: Message) -> Iterator[tuple[Message, bool]]:
+    """The parts that hold something, each with whether it is attached."""
+    for part in message.walk():
+        if not part.is_multipart():
+            yield part, part.get_content_disposition() == "attachment" or part.get_filename() is not None
 
 
-def _attachments(message: EmailMessage) -> list[str]:
-    return [part.get_filename() or "file" for part in message.iter_attachments()] if message.is_multipart() else []
+def _text(message: Message, kind: str) -> str:
+    for part, is_attached in _leaves(message):
+        if part.get_content_type() == kind and not is_attached:
+            payload = part.get_payload(decode=True)
+            content = payload if isinstance(payload, bytes) else b""
+            try:
+                return content.decode(part.get_content_charset() or "utf-8", "replace")
+            except LookupError:  # a charset that nobody knows
+                return content.decode("utf-8", "replace")
+    return ""
+
+
+def _attachments(message: Message) -> list[str]:
+    return [_decoded(part.get_filename() or "file") for part, is_attached in _leaves(message) if is_attached]
