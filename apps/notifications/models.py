@@ -197,7 +197,7 @@ class Expansion(models.Model):
     position = models.IntegerField(default=0, help_text="How many entries of `to` are laid out.")
 
     class Meta:
-        indexes = [models.Index(fields=["wake_at"], name="expansion_wake")]
+        indexes = [models.Index(fields=["client_id", "wake_at"], name="expansion_wake")]
 
     def __str__(self) -> str:
         return str(self.id)

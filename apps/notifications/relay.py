@@ -114,11 +114,30 @@ UPDATE notifications_pending p SET wake_at = now() + %(held)s * interval '1 seco
  WHERE p.id = v.id AND p.id = ANY (%(ids)s::uuid[]) AND p.lease_until IS NULL
 """
 
+# As with deliveries: a few seconds of work at a time, shared between the clients.
 _DUE_EXPANSIONS = """
+WITH RECURSIVE c AS (
+  (SELECT client_id FROM notifications_expansion ORDER BY client_id LIMIT 1)
+  UNION ALL
+  SELECT (SELECT t.client_id FROM notifications_expansion t WHERE t.client_id > c.client_id
+           ORDER BY t.client_id LIMIT 1) FROM c WHERE c.client_id IS NOT NULL
+), rung AS MATERIALIZED (
+  SELECT count(*) AS n FROM (
+    SELECT 1 FROM c CROSS JOIN LATERAL (
+      SELECT 1 FROM notifications_expansion t
+       WHERE t.client_id = c.client_id AND t.wake_at > now() AND t.wake_at <= now() + %(again)s * interval '1 second'
+         AND t.due_at <= now() LIMIT %(limit)s) r
+     WHERE c.client_id IS NOT NULL LIMIT %(limit)s) r
+), pick AS MATERIALIZED (
+  SELECT r.id FROM (SELECT client_id FROM c WHERE client_id IS NOT NULL ORDER BY random()) c
+   CROSS JOIN LATERAL (
+     SELECT t.id FROM notifications_expansion t WHERE t.client_id = c.client_id AND t.wake_at <= now()
+      ORDER BY t.wake_at LIMIT greatest(1, %(limit)s / (SELECT count(*) FROM c WHERE client_id IS NOT NULL))
+      FOR UPDATE SKIP LOCKED) r
+   LIMIT (SELECT %(limit)s - n FROM rung))
 UPDATE notifications_expansion SET wake_at = now() + %(again)s * interval '1 second'
- WHERE id IN (SELECT id FROM notifications_expansion WHERE wake_at <= now() ORDER BY wake_at LIMIT %(limit)s
-                FOR UPDATE SKIP LOCKED)
-RETURNING id
+ WHERE id = ANY (ARRAY(SELECT id FROM pick))
+RETURNING id, client_id
 """
 
 _EXPANSIONS_PER_TASK = 10  # with a hundred recipients each, one page
@@ -216,10 +235,7 @@ class Relay:
     def _ring(self, queue: str, picked: Sequence[Picked]) -> None:
         """Round robin over clients; a row whose process died goes alone, so that it takes nobody with it."""
         well = [row for row in picked if row.crashes == 0]
-        by_client: dict[int, list[UUID]] = defaultdict(list)
-        for row in well:
-            by_client[row.client_id].append(row.id)
-        ids = [id for id in chain.from_iterable(zip_longest(*by_client.values())) if id is not None]
+        ids = _in_turns([(row.id, row.client_id) for row in well])
         try:
             if ids:
                 ringing.publish_deliveries(queue, ids)
@@ -235,7 +251,7 @@ class Relay:
     def _expansions(self) -> int:
         with connection.cursor() as cursor:
             cursor.execute(_DUE_EXPANSIONS, {"again": EXPANSION_FOR_S, "limit": EXPANSIONS})
-            ids = sorted(row[0] for row in cursor.fetchall())
+            ids = _in_turns(cursor.fetchall())
         try:
             for start in range(0, len(ids), _EXPANSIONS_PER_TASK):
                 ringing.publish_expansions(ids[start : start + _EXPANSIONS_PER_TASK])
@@ -297,6 +313,14 @@ class Relay:
         self._is_broker_up = is_up
         with connection.cursor() as cursor:
             cursor.execute("UPDATE notifications_brokerhealth SET is_up = %s, checked_at = now() WHERE id = 1", [is_up])
+
+
+def _in_turns(rows: Sequence[tuple[UUID, int]]) -> list[UUID]:
+    """The ids of (id, client) pairs, one of each client after the other."""
+    by_client: dict[int, list[UUID]] = defaultdict(list)
+    for id, client_id in rows:
+        by_client[client_id].append(id)
+    return [id for id in chain.from_iterable(zip_longest(*by_client.values())) if id is not None]
 
 
 def _queues_with_rows() -> list[str]:

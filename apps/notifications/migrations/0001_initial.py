@@ -119,7 +119,7 @@ class Migration(migrations.Migration):
                 ),
             ],
             options={
-                "indexes": [models.Index(fields=["wake_at"], name="expansion_wake")],
+                "indexes": [models.Index(fields=["client_id", "wake_at"], name="expansion_wake")],
             },
         ),
         migrations.CreateModel(
