@@ -80,6 +80,7 @@ class Problem(Exception):
         content = msgspec.json.encode(self.body(getattr(request, "request_id", "")))
         response = HttpResponse(content, status=self.status, content_type=CONTENT_TYPE, headers=self.headers)
         response["Cache-Control"] = "no-store"
+        response["Content-Length"] = str(len(content))  # what would set it may lie further in than the fault
         # Django would log each refusal with its path, and a path may name a person. What is our fault is logged
         # where it is caught.
         response._has_been_logged = True  # type: ignore[attr-defined]
