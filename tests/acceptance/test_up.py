@@ -130,7 +130,7 @@ def test_one_command_gives_a_service_that_sends_and_survives_and_ends_cleanly(ho
         # Nobody else may write in its directory meanwhile.
         second = Up(up.directory)
         second.output = home / "second.out"
-        assert second.start().finish() == 1
+        assert second.start().finish(0) == 1
         assert "already running here" in second.said
 
         children = up.children()
