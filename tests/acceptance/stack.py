@@ -186,15 +186,22 @@ class Stack:
             requests.delete(f"{self.sandbox_url}/_faults", timeout=10).raise_for_status()
 
     def query(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Rows of the stack's own database, over one kept connection."""
-        if self._connection is None or self._connection.closed:
-            self._connection = self._connect(DATABASE)
+        """Rows of the stack's own database, over one kept connection; over a new one when the server was restarted."""
+        if self._connection is not None and not self._connection.closed:
+            try:
+                return self._rows(sql, parameters)
+            except psycopg2.OperationalError:
+                self._connection.close()
+        self._connection = self._connect(DATABASE)
+        return self._rows(sql, parameters)
+
+    # --- inside -----------------------------------------------------------------------------------------------
+
+    def _rows(self, sql: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
             return rows
-
-    # --- inside -----------------------------------------------------------------------------------------------
 
     def _signal_all(self, name: str, signum: int) -> None:
         for pid in self.pids(name):

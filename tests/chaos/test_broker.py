@@ -1,0 +1,97 @@
+"""T2: the broker may forget everything, die, or fall silent. It only ever carried hints."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+
+from redis import Redis
+
+from apps.console.servers import Servers, Valkey
+from tests.acceptance.stack import Stack
+from tests.chaos.form import SEED, sized
+from tests.chaos.load import Answer, Load, People
+from tests.chaos.oracle import assert_books_balance, judge, wait_ended
+from tests.chaos.report import Report
+
+FLUSHES = sized(3, 2)
+RESTARTS = sized(9, 3)
+FROZEN_S = sized(30.0, 8.0)
+NOTIFICATIONS = sized(10_000, 500)
+RATE = sized(80.0, 40.0)
+ANSWERED_WITHIN_S = 1.1  # what the broker may cost a request: a second, once
+
+
+def test_a_broker_that_forgets_dies_or_falls_silent_costs_nothing_but_time(
+    stack: Stack, own_servers: Servers, people: People, report: Report
+) -> None:
+    broker = own_servers.broker
+    assert broker is not None
+    dice = random.Random(SEED)
+    load = Load(stack, people, SEED, rate=RATE).start()
+    time.sleep(2)
+    blows = ["flush"] * FLUSHES + ["restart"] * RESTARTS
+    dice.shuffle(blows)
+    for number, blow in enumerate(blows):
+        if blow == "flush":
+            with Redis(unix_socket_path=str(broker.socket)) as client:
+                client.flushall()
+        else:
+            kill_and_start(broker, forgets=number % 2 == 0)
+        time.sleep(dice.uniform(1.0, sized(5.0, 2.0)))
+    frozen_at = time.monotonic()
+    assert broker.process is not None
+    broker.process.send_signal(signal.SIGSTOP)
+    time.sleep(FROZEN_S)
+    in_the_freeze = load.since(frozen_at)
+    broker.process.send_signal(signal.SIGCONT)
+    deadline = time.monotonic() + 300
+    while len(load.accepted) < NOTIFICATIONS:
+        assert time.monotonic() < deadline, f"only {len(load.accepted)} accepted"
+        time.sleep(0.2)
+    load.stop()
+    load.finish()
+    ended_after_s = wait_ended(stack, 120)
+
+    verdict = judge(stack, load.accepted)
+    usual = sorted(answer.took_s for answer in load.answers if answer.began < frozen_at)
+    frozen = sorted(answer.took_s for answer in in_the_freeze)
+    report.add(
+        "T2 broker",
+        accepted=verdict.accepted,
+        flushed=FLUSHES,
+        killed=RESTARTS,
+        frozen_s=FROZEN_S,
+        lost=len(verdict.lost),
+        sent_twice=verdict.duplicates,
+        answers=load.statuses,
+        p50_before=usual[len(usual) // 2],
+        p50_frozen=frozen[len(frozen) // 2],
+        slowest_frozen=frozen[-1],
+        slowest=slowest(load.answers),
+        ended_after_s=ended_after_s,
+    )
+    assert (verdict.lost, verdict.duplicates, verdict.doubled_events) == ([], 0, 0)
+    assert set(verdict.states) <= {"sent", "delivered", "opened", "clicked"}
+    assert set(load.statuses) == {202}, "the broker's trouble became the callers'"
+    assert len(in_the_freeze) > FROZEN_S * RATE / ITEMS_PER_REQUEST / 4
+    assert slowest(load.answers) < ANSWERED_WITHIN_S
+    assert_books_balance(stack)
+
+
+ITEMS_PER_REQUEST = 1.6  # of the usual mix
+
+
+def slowest(answers: list[Answer]) -> float:
+    return max(answer.took_s for answer in answers)
+
+
+def kill_and_start(broker: Valkey, *, forgets: bool) -> None:
+    assert broker.process is not None
+    broker.process.kill()
+    broker.process.wait()
+    if forgets:
+        shutil.rmtree(broker.data)
+    broker.start()
