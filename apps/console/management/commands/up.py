@@ -78,13 +78,10 @@ class Up:
         if self.servers.missing:
             self._say("up", "starting " + ", ".join(server.name for server in self.servers))
         self.servers.start()
-        for step in (self._check, self._migrate, self._seed, self._spawn_all, self._open):
+        for step in (self._migrate, self._spawn_all, self._check, self._seed, self._open):
             if self.stopping:
                 return
             step()
-
-    def _check(self) -> None:
-        call_command("check", stdout=io.StringIO())  # raises for an error, prints warnings to stderr
 
     def _migrate(self) -> None:
         self._say("up", "migrating the database")
@@ -93,16 +90,20 @@ class Up:
         except OperationalError as error:
             raise CommandError(f"The database of DATABASE_URL does not work: {error}") from error
 
-    def _seed(self) -> None:
-        if self._await("the sandbox", f"{os.environ['SANDBOX_URL']}/healthz"):
-            self._say("up", "seeding the demo's data")
-            call_command("seed", demo_env=str(self.state / "demo.env"))
-
     def _spawn_all(self) -> None:
         connections.close_all()
         for name in self.commands:
             if not self.fleet[name].is_running:
                 self._spawn(name)
+
+    def _check(self) -> None:
+        call_command("check", stdout=io.StringIO())  # raises for an error, prints warnings to stderr
+
+    def _seed(self) -> None:
+        if self._await("the sandbox", f"{os.environ['SANDBOX_URL']}/healthz"):
+            self._say("up", "seeding the demo's data")
+            call_command("seed", demo_env=str(self.state / "demo.env"), stdout=io.StringIO())
+            connections.close_all()
 
     def _open(self) -> None:
         if self._await("the service", f"http://127.0.0.1:{os.environ['PORT']}/readyz"):
