@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from django.core import signing
@@ -40,16 +40,16 @@ def page(
     `scope` names the list and whoever may see it, e.g. "users" or "notifications/7/live": a cursor of one list is
     no cursor of another. `key` must be unique and grow with time. Raises Problem invalid-cursor.
     """
-    binding = _binding(scope, query)
+    bound_to = binding(scope, query)
     rows = rows.order_by(f"-{key}")
     if "cursor" in query:
-        last = read_cursor(query["cursor"], binding)
+        last = read_cursor(query["cursor"], bound_to)
         rows = rows.filter(**{f"{key}__lt": rows.model._meta.pk.to_python(last) if key == "pk" else last})
     found = list(rows[: query["limit"] + 1])
     following = None
     if len(found) > query["limit"]:
         found.pop()
-        following = make_cursor(getattr(found[-1], key), binding)
+        following = make_cursor(getattr(found[-1], key), bound_to)
     return {"data": show(found), "next_cursor": following}
 
 
@@ -68,6 +68,7 @@ def read_cursor(cursor: str, binding: str) -> str:
     return str(last)
 
 
-def _binding(scope: str, query: dict[str, Any]) -> str:
+def binding_of(scope: str, query: Mapping[str, Any]) -> str:
+    """What ties a cursor to one list: `scope` as for `page`, and the filters of `query`."""
     filters = sorted((name, str(value)) for name, value in query.items() if name not in ("limit", "cursor"))
     return hashlib.blake2b(repr((scope, filters)).encode(), digest_size=9).hexdigest()
