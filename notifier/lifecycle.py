@@ -59,6 +59,8 @@ def may_move(old: State, new: State) -> bool:
         if new is State.UNDELIVERED:
             return old is State.SENT
         return new in _RANK and _RANK[new] > _RANK[old]
+    if old is State.UNDELIVERED and new is State.SENT:
+        return False  # a bounce may overtake the report that it was handed on; only an arrival mends it
     return old in _MENDED_BY_RECEIPT and new in _RANK
 
 

@@ -56,6 +56,8 @@ def test_a_late_receipt_shows_that_it_arrived_after_all() -> None:
     for state in (State.UNKNOWN, State.DEAD, State.UNDELIVERED):
         assert advance(state, State.DELIVERED) is State.DELIVERED
     assert advance(State.DELIVERED, State.UNDELIVERED) is State.DELIVERED
+    assert advance(State.UNDELIVERED, State.SENT) is State.UNDELIVERED
+    assert advance(State.UNKNOWN, State.SENT) is State.SENT
     assert advance(State.SENT, State.UNDELIVERED) is State.UNDELIVERED
     assert set(State) == OPEN | ENDS
 

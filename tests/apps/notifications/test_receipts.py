@@ -65,6 +65,12 @@ def test_no_receipt_moves_a_state_backwards(sent: Claimed) -> None:
     assert Event.objects.count() == 3
 
 
+def test_a_bounce_that_overtakes_the_report_of_its_sending_stays_a_bounce(sent: Claimed) -> None:
+    report(ReceiptKind.UNDELIVERED, reason="hard_bounce", **of(sent))
+    report(ReceiptKind.SENT, **of(sent))
+    assert state() == ("undelivered", "hard_bounce")
+
+
 def test_a_receipt_without_our_ids_is_matched_by_the_providers_reference(sent: Claimed) -> None:
     run("UPDATE notifications_attempt SET account_id = (SELECT id FROM providers_provideraccount)")
     report(ReceiptKind.DELIVERED, provider_ref="ref-1")
