@@ -31,7 +31,7 @@ os.environ.setdefault("METRICS_TOKEN", "test-metrics-token")
 os.environ.setdefault("PROCESS_NAME", "tests")
 os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
 
-WITHOUT_SERVERS = (ROOT / "tests" / "unit", ROOT / "tests" / "providers")
+WITHOUT_SERVERS = (ROOT / "tests" / "unit", ROOT / "tests" / "providers", ROOT / "tests" / "sandbox")
 
 
 def pytest_configure(config: pytest.Config) -> None:
