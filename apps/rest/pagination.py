@@ -40,7 +40,7 @@ def page(
     `scope` names the list and whoever may see it, e.g. "users" or "notifications/7/live": a cursor of one list is
     no cursor of another. `key` must be unique and grow with time. Raises Problem invalid-cursor.
     """
-    bound_to = binding(scope, query)
+    bound_to = binding_of(scope, query)
     rows = rows.order_by(f"-{key}")
     if "cursor" in query:
         last = read_cursor(query["cursor"], bound_to)
