@@ -5,7 +5,9 @@ Each variable may also be given as `<NAME>_FILE`, the path of a file that holds 
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
 import warnings
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -58,9 +60,6 @@ ADDRESS_HASH_KEY: str = env.str("ADDRESS_HASH_KEY", default="") or (
 )
 """Keys the hashes of addresses and device tokens. Under another key no suppression would be found again."""
 
-METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
-"""Bearer token of /metrics; empty: the page answers on no public address."""
-
 ALLOWED_HOSTS: list[str] = [
     *env.list("ALLOWED_HOSTS", default=[]),
     str(urlsplit(PUBLIC_URL).hostname),
@@ -68,6 +67,9 @@ ALLOWED_HOSTS: list[str] = [
     "localhost",
     "[::1]",
 ]
+
+PROCESS_NAME: str = env.str("PROCESS_NAME", default="notifier")
+"""What log lines, metrics and PostgreSQL's list of sessions call this process."""
 
 # --- PostgreSQL -----------------------------------------------------------------------------------------------
 
@@ -81,7 +83,7 @@ DATABASES["default"].update(
 )
 DATABASES["default"]["OPTIONS"] = {
     "connect_timeout": 5,
-    "application_name": env.str("PROCESS_NAME", default="notifier"),
+    "application_name": PROCESS_NAME,
 } | DATABASES["default"].get("OPTIONS", {})
 
 PARTITION_DAYS: int = env.int("PARTITION_DAYS", default=7)
@@ -112,7 +114,9 @@ def _redis_url(broker_url: str) -> str:
     return broker_url if parts.scheme in ("redis", "rediss") else ""
 
 
-LIMITS_URL: str = env.str("LIMITS_URL", default="") or _redis_url(BROKER_URL)
+BROKER_REDIS_URL: str = _redis_url(BROKER_URL)
+
+LIMITS_URL: str = env.str("LIMITS_URL", default="") or BROKER_REDIS_URL
 """Redis of rate buckets, breakers and nonces, for redis-py. Never evicts. Default: the broker's server."""
 if not LIMITS_URL:
     raise ImproperlyConfigured("LIMITS_URL is not set and BROKER_URL is no Redis. Example: redis://host:6379/2")
@@ -136,7 +140,6 @@ CELERY_TASK_RETRY_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_MAX_TASKS_PER_CHILD = 10_000
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 30
-CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = env.bool("WORKER_REMOTE_CONTROL", default=False)  # only on a private broker
 CELERY_BEAT_SYNC_EVERY = 1
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
@@ -184,6 +187,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "apps.rest.middleware.RequestIdMiddleware",
+    "apps.console.middleware.WatchMiddleware",
     "apps.rest.middleware.ProblemMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -269,6 +273,17 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }
 
+# --- Being watched --------------------------------------------------------------------------------------------
+
+LOG_LEVEL: str = env.str("LOG_LEVEL", default="INFO").upper()
+"""DEBUG, INFO, WARNING or ERROR: the least that is logged."""
+if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
+    raise ImproperlyConfigured(f"LOG_LEVEL is {LOG_LEVEL!r}. It is DEBUG, INFO, WARNING or ERROR.")
+
+ACCESS_LOG: bool = env.bool("ACCESS_LOG", default=not DEMO)
+"""A log line for each request and each task that was rung. The demo's terminal is spared them."""
+
+LOGGING_CONFIG = "apps.console.logs.configure"
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -279,8 +294,40 @@ LOGGING = {
             "callback": lambda record: getattr(record, "status_code", 500) == 500,
         },
     },
-    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
-    "handlers": {"stdout": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout", "formatter": "line"}},
-    "loggers": {"django.request": {"filters": ["crashes"]}},
-    "root": {"handlers": ["stdout"], "level": os.environ.get("LOG_LEVEL", "INFO")},
+    "formatters": {"json": {"()": "apps.console.logs.json_lines", "process": PROCESS_NAME}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "json"}},
+    "loggers": {
+        "django": {"handlers": [], "level": "NOTSET"},  # Django's own handlers would print a second time, or send mail
+        "django.request": {"filters": ["crashes"]},
+        "django.server": {"handlers": [], "level": "NOTSET", "propagate": True},
+        "celery": {"level": "WARNING"},  # its own line for each task: ours say more
+        "_granian": {"handlers": [], "propagate": True},
+    },
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
 }
+
+METRICS_TOKEN: str = env.str("METRICS_TOKEN", default="")
+"""Bearer token of /metrics. Empty: the page answers only where PUBLIC_URL is a private address."""
+
+
+def _metrics_directory() -> str:
+    """One per user and database, so that two installations on a machine do not add up."""
+    database = hashlib.blake2b(env.str("DATABASE_URL").encode(), digest_size=6).hexdigest()
+    path = f"{tempfile.gettempdir()}/notifier-metrics-{os.geteuid()}-{database}"
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    if os.lstat(path).st_uid != os.geteuid():  # anybody may make files where temporary ones go
+        raise ImproperlyConfigured(f"{path} is another user's. Set METRICS_DIR to a directory of our own.")
+    return path
+
+
+METRICS_DIR: str = env.str("METRICS_DIR", default="") or _metrics_directory()
+"""Where the processes of this machine keep their counters for /metrics: the same for all of them, and theirs alone."""
+try:
+    os.makedirs(METRICS_DIR, mode=0o700, exist_ok=True)
+except OSError as error:
+    raise ImproperlyConfigured(
+        f"METRICS_DIR cannot be made ({error}). Name a directory that we may write to."
+    ) from error
+if not os.access(METRICS_DIR, os.W_OK | os.X_OK):
+    raise ImproperlyConfigured(f"METRICS_DIR ({METRICS_DIR}) is not writable. Name a directory that we may write to.")
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = METRICS_DIR  # read when prometheus_client is first imported

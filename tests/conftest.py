@@ -29,6 +29,7 @@ os.environ.setdefault("FIELD_ENCRYPTION_KEYS", base64.urlsafe_b64encode(bytes(ra
 os.environ.setdefault("ADDRESS_HASH_KEY", "test-address-hash-key-of-no-value")
 os.environ.setdefault("METRICS_TOKEN", "test-metrics-token")
 os.environ.setdefault("PROCESS_NAME", "tests")
+os.environ.setdefault("METRICS_DIR", str(_state / "metrics"))
 os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
 
 WITHOUT_SERVERS = (ROOT / "tests" / "unit", ROOT / "tests" / "providers", ROOT / "tests" / "sandbox")
