@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from uuid import UUID
 
 from notifier import queues
@@ -67,8 +68,15 @@ class Shift:
     ready: deque[Claimed] = field(default_factory=deque)
     inline: dict[UUID, Compiled] = field(default_factory=dict)
     taken: int = 0
+    nobody_takes: bool = False  # the last messages found no provider: what else waits will not either
 
     def run(self, ids: Sequence[UUID], *, alone: bool) -> int:
+        try:
+            return self._run(ids, alone=alone)
+        finally:  # stopped, or the database went away: what is in memory goes back at once, not when its lease ends
+            self.worker.loop.record([given_back(c) for c in self.ready])
+
+    def _run(self, ids: Sequence[UUID], *, alone: bool) -> int:
         worker, ledger = self.worker, self.worker.ledger
         channel, queue_lane = queues.channel_and_lane(self.queue)
         lease_s = LEASE_S[Lane.CRITICAL if queue_lane == Lane.CRITICAL else Lane.NORMAL]
@@ -88,7 +96,7 @@ class Shift:
         while not worker.must_stop() and time.monotonic() < until:
             began = time.monotonic()
             found = self._top_up(channel, queue_lane, more - len(self.ready), lease_s)
-            if found == 0:
+            if found == 0 or self.nobody_takes:
                 break
             self._send_all(renderer, keep=IN_FLIGHT)
             # As much as goes out in a second or so: few statements when it runs, little in memory when it does not.
@@ -104,25 +112,22 @@ class Shift:
             lanes.insert(0, Lane.NORMAL)
         for lane in lanes:
             if room - found > 0:
-                found += self._add(
-                    self.worker.ledger.top_up(Channel(channel), lane, room - found, lease_s=lease_s)
-                )
+                found += self._add(self.worker.ledger.top_up(Channel(channel), lane, room - found, lease_s=lease_s))
         return found
 
     def _add(self, claimed: Sequence[Claimed]) -> int:
-        """Keep what may be sent; what a gate stopped goes straight to the record. Returns how many may be sent."""
+        """Keep what may be sent; what a gate stopped goes straight to the record. Returns how many there were."""
         self.taken += len(claimed)
         self.worker.loop.record([stopped(c, c.stop) for c in claimed if c.stop is not None])
-        sendable = [c for c in claimed if c.stop is None]
-        self.ready.extend(sendable)
-        return len(sendable)
+        self.ready.extend(c for c in claimed if c.stop is None)
+        return len(claimed)
 
     def _send_all(self, renderer: Renderer, keep: int = 0) -> None:
         """Send what is ready down to `keep` rows, which wait for the next claim to come in beside them."""
-        while len(self.ready) > keep:
+        while len(self.ready) > keep and not self.worker.must_stop():
             room = self.worker.loop.slots.take(min(IN_FLIGHT, len(self.ready) - keep), SLOT_WAIT_S)
             if room:
-                self._send(renderer, [self.ready.popleft() for _ in range(room)])
+                self._send(self._prepared(renderer, room), room)
             elif self._lease_is_over():
                 return
 
@@ -133,15 +138,27 @@ class Shift:
         self.ready.clear()
         return True
 
-    def _send(self, renderer: Renderer, claimed: list[Claimed]) -> None:
-        jobs: list[Job] = []
-        done: list[Result] = []
-        for each in self._fresh(claimed):
-            made = each if isinstance(each, Result) else self._prepare(renderer, each)
-            (jobs if isinstance(made, Job) else done).append(made)  # type: ignore[arg-type]
+    def _prepared(self, renderer: Renderer, room: int) -> list[Job | Result]:
+        """The next rows, ready to hand over or to record. They stay ours until all of them are: reading may fail."""
+        try:
+            made = [
+                each if isinstance(each, Result) else self._prepare(renderer, each)
+                for each in self._fresh(list(islice(self.ready, room)))
+            ]
+        except BaseException:
+            self.worker.loop.slots.give(room)
+            raise
+        for _ in range(room):
+            self.ready.popleft()
+        return made
+
+    def _send(self, prepared: list[Job | Result], room: int) -> None:
+        jobs = [each for each in prepared if isinstance(each, Job)]
+        done = [each for each in prepared if isinstance(each, Result)]
         self.worker.loop.record(done)
-        if len(jobs) < len(claimed):
-            self.worker.loop.slots.give(len(claimed) - len(jobs))
+        self.nobody_takes = not jobs and any(result.verdict.waiting.startswith("provider") for result in done)
+        if len(jobs) < room:
+            self.worker.loop.slots.give(room - len(jobs))
         if jobs:
             self.worker.dispatcher.submit(grouped(jobs))
 

@@ -183,10 +183,52 @@ def test_a_row_that_killed_its_worker_is_sent_alone(worker: Worker, ledger: Memo
     assert len(ledger.waiting) == 1
 
 
-def test_a_worker_that_is_to_stop_takes_no_more(worker: Worker, ledger: MemoryLedger) -> None:
-    worker.must_stop = lambda: True
-    ledger.waiting = list(many(5))
-    assert deliver(worker, "email.normal", [ledger.waiting[0].delivery_id]) == 1
+def test_a_worker_that_is_to_stop_takes_no_more_and_gives_back_what_it_has(
+    worker: Worker, ledger: MemoryLedger
+) -> None:
+    worker.must_stop = lambda: len(FakeProvider.sent) > 0
+    FakeProvider.latency_s = 0.2
+    ledger.waiting = list(many(250))
+    deliver(worker, "email.normal", [c.delivery_id for c in ledger.waiting])
+    assert worker.loop.wait_recorded(5)
+    sent = [r for r in ledger.results if r.verdict.state == "sent"]
+    back = [r for r in ledger.results if r.outcome is None]
+    assert len(sent) == len(FakeProvider.sent) < 250
+    assert len(sent) + len(back) == 250
+    assert {r.verdict.retry_in_s for r in back} == {0.0}
+    assert ledger.waiting == []
+
+
+def test_when_the_store_goes_away_in_the_middle_what_is_in_memory_is_given_back(
+    worker: Worker, ledger: MemoryLedger
+) -> None:
+    ledger.waiting = [replace(c, claimed_at=0.0) for c in many(150)]
+
+    def away(*_: object) -> list[object]:
+        raise ConnectionError("the database is away")
+
+    ledger.recheck = away  # type: ignore[method-assign, assignment]
+    with pytest.raises(ConnectionError):
+        deliver(worker, "email.normal", [c.delivery_id for c in ledger.waiting])
+    assert worker.loop.wait_recorded(5)
+    assert len(ledger.results) == 150
+    assert worker.loop.slots.used == 0
+
+
+def test_a_lane_full_of_people_who_opted_out_is_worked_through(worker: Worker, ledger: MemoryLedger) -> None:
+    stop = Stop("preference", State.SUPPRESSED, "category_opt_out")
+    ledger.waiting = [*many(900, stop=stop), claimed(1)]
+    deliver(worker, "email.normal", [])
+    assert worker.loop.wait_recorded(5)
+    assert states(ledger) == {"suppressed": 900, "sent": 1}
+
+
+def test_a_lane_whose_provider_is_away_is_not_churned_through(worker: Worker, ledger: MemoryLedger) -> None:
+    ledger.known_accounts = ()
+    ledger.waiting = list(many(5000))
+    deliver(worker, "email.normal", [])
+    assert worker.loop.wait_recorded(5)
+    assert len(ledger.waiting) > 3000
 
 
 def test_a_shift_for_bulk_takes_first_tries_of_normal_before_it(worker: Worker, ledger: MemoryLedger) -> None:
