@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from apps.clients.callers import Caller
-from apps.notifications import shapes
+from apps.notifications import shapes, shown
 from apps.notifications.metrics import ACCEPTED, DUPLICATES
 from apps.notifications.services.accept import accept, accept_batch
 from apps.notifications.services.holds import cancel_notification
@@ -62,10 +62,13 @@ def answered(answer: Answer) -> Response:
 
 
 class Send(ClientView):
-    """`scope` send: the one call that most clients make."""
+    """`scope` send: the one call that most clients make. `reading.Notifications` adds the GET of the same address."""
 
+    scope: ClassVar[str | dict[str, str]] = {"POST": "send"}
     bodies: ClassVar[dict[str, Field]] = {"POST": shapes.NOTIFICATION}
-    scope = "send"
+    answers: ClassVar[dict[str, dict[int, dict[str, Any] | None]]] = {
+        "POST": {202: shown.ACCEPTED_OUT, 200: shown.ACCEPTED_OUT}
+    }
 
     def post(self, request: Request) -> Response:
         """Accept one notification of up to 100 recipients. 202: it is committed and will reach an end state."""
@@ -81,6 +84,7 @@ class Send(ClientView):
 class SendBatch(ClientView):
     scope = "send"
     bodies: ClassVar[dict[str, Field]] = {"POST": shapes.BATCH}
+    answers: ClassVar[dict[str, dict[int, dict[str, Any] | None]]] = {"POST": {202: shown.BATCH_OUT}}
     body_limit = BULK_BODY_LIMIT
 
     def post(self, request: Request) -> Response:
@@ -127,6 +131,7 @@ _FRAME = Shape({"items": _Items(shapes.ITEM, min=1, max=shapes.MOST_ITEMS, requi
 
 class Cancel(ClientView):
     scope = "send"
+    answers: ClassVar[dict[str, dict[int, dict[str, Any] | None]]] = {"POST": {200: shown.CANCELLED_OUT}}
 
     def post(self, request: Request, id: UUID) -> Response:
         """Stop what is not sent yet."""
