@@ -119,16 +119,16 @@ def _read(body: bytes) -> tuple[str | None, int | None, bool]:
 class _Send:
     """One request on its way. `body` is what is not yet written: empty means handed over."""
 
-    __slots__ = ("answer", "began", "body", "headers", "id", "received", "retry_after", "status", "stream_id")
+    __slots__ = ("answer", "answers_before", "body", "headers", "id", "received", "retry_after", "status", "stream_id")
 
     def __init__(
-        self, id: str, headers: list[HeaderTuple], body: bytes, answer: asyncio.Future[Result], began: float
+        self, id: str, headers: list[HeaderTuple], body: bytes, answer: asyncio.Future[Result], answers_before: int
     ) -> None:
         self.id = id
         self.headers = headers
         self.body = body
         self.answer = answer
-        self.began = began
+        self.answers_before = answers_before
         self.stream_id = 0
         self.status = ""
         self.retry_after = ""
@@ -202,7 +202,8 @@ class Connection(APNsTLSClientProtocol):
         self.partial: dict[int, _Send] = {}  # streams whose body waits for the window
         self.ready = False  # the server's first SETTINGS came: its stream limit is known
         self.retired = False
-        self.used_at = self.answered_at = self.loop.time()
+        self.used_at = self.loop.time()
+        self.answers = 0  # finished so far; a count, because the loop's clock stands still within a turn
         self._flush_due = False
         port = "" if self.APNS_PORT == 443 else f":{self.APNS_PORT}"
         self._constant = [
@@ -222,9 +223,9 @@ class Connection(APNsTLSClientProtocol):
         if self.retired:
             raise NotSent("connection retired")
         assert isinstance(request, Request)  # noqa: S101 - the pool's callers make no other
-        now = self.used_at = self.loop.time()
+        self.used_at = self.loop.time()
         headers = self._headers(request, authorization)
-        send = _Send(request.notification_id, headers, request.body, self.loop.create_future(), now)
+        send = _Send(request.notification_id, headers, request.body, self.loop.create_future(), self.answers)
         timer = self.loop.call_later(timeout_s, self.expire, send)
         self.waiting.append(send)
         self.pump()
@@ -309,7 +310,7 @@ class Connection(APNsTLSClientProtocol):
             return
         send.fail("no answer in time")
         # Bytes are no sign of life: a server that answers nothing may still grant windows.
-        if self.answered_at < send.began:
+        if self.answers == send.answers_before:
             self.retire("silent")
         self.leave(send)
 
@@ -356,7 +357,7 @@ class Connection(APNsTLSClientProtocol):
                         send.retry_after = value.decode("latin-1")
         elif isinstance(event, StreamEnded):
             if send := self._drop(event.stream_id):
-                self.answered_at = self.loop.time()
+                self.answers += 1
                 send.finish()
                 if send.body:  # answered before it was read to its end, such as 413
                     self.conn.reset_stream(event.stream_id, ErrorCodes.CANCEL)

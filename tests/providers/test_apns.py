@@ -16,7 +16,7 @@ import ssl
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -29,7 +29,9 @@ import uvloop
 from aioapns.common import PushType
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from h2.connection import H2Connection
 from h2.errors import ErrorCodes
+from hyperframe.frame import GoAwayFrame
 
 from notifier.message import Address, Channel, Lane, Message, Mode, Platform, PushContent, PushOptions
 from notifier.outcome import Kind, Outcome, Scope
@@ -37,11 +39,11 @@ from notifier.providers import apns_http2
 from notifier.providers.apns import REASONS, Apns
 from notifier.providers.apns_http2 import Connection, NotSent, Pool, Request, Result, SharedToken, Uncertain
 from notifier.providers.base import ConfigurationError, Surroundings
+from notifier.providers.http import Carrier
 from tests.providers.apns_server import ApnsServer, Received, accept, make_authority, never
-from tests.providers.contract import ProviderContract, RetryAfterContract, World
-from tests.providers.contract import run as run_case
+from tests.providers.conftest import Sandbox
+from tests.providers.contract import ProviderContract, SandboxContract, World
 from tests.providers.sink import Fault, free_port
-from tests.sandbox.conftest import Sandbox, start
 
 T = TypeVar("T")
 Run = Callable[[Coroutine[Any, Any, T]], T]
@@ -62,18 +64,18 @@ KEY = _pem(PRIVATE)
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+def tls_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
     return make_authority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
-def server(authority: tuple[ssl.SSLContext, Path]) -> ApnsServer:
-    return ApnsServer(authority[0])
+def server(tls_pair: tuple[ssl.SSLContext, Path]) -> ApnsServer:
+    return ApnsServer(tls_pair[0])
 
 
 @pytest.fixture
-def ca(authority: tuple[ssl.SSLContext, Path]) -> str:
-    return str(authority[1])
+def ca(tls_pair: tuple[ssl.SSLContext, Path]) -> str:
+    return str(tls_pair[1])
 
 
 @pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])
@@ -151,6 +153,10 @@ def connections_of(pool: Pool) -> list[Connection]:
     return pool._all()
 
 
+def open_in_h2(connection: Connection) -> int:
+    return H2Connection.open_outbound_streams.__get__(connection.conn)
+
+
 # --- Streams and windows ----------------------------------------------------------------------------------------
 
 
@@ -173,6 +179,8 @@ def test_bodies_beyond_the_window_wait_and_no_stream_leaks(
                 assert [one.notification_id for one in found] == [one.notification_id for one in requests]
             [connection] = connections_of(pool)
             assert (connection.load, connection.partial, server.open_streams) == (0, {}, 0)
+            assert len(connection.conn.streams) <= 500 + 128  # what h2 remembers of closed ones is bounded
+            assert open_in_h2(connection) == 0
         assert len(server.connections) == 1
         assert len(set(server.ids)) == len(server.ids) == rounds * 500
         assert all(len(request.body) == 3_900 for request in server.seen)
@@ -277,12 +285,13 @@ def test_a_connection_that_answers_nothing_is_left(run_fast: Run[None], server: 
             uncertain = {
                 one.notification_id for one, end in zip(requests, found, strict=True) if type(end) is Uncertain
             }
-            assert uncertain == set(server.ids)
-            assert tally(found) == {"Uncertain": len(server.ids), "NotSent": 1_500 - len(server.ids)}
-            assert len(server.connections) == 1
+            assert set(server.ids) <= uncertain  # and of none that is "not sent" did the server read all
+            assert len(set(server.ids)) == len(server.ids)
+            assert set(tally(found)) == {"Uncertain", "NotSent"}
+            before = len(server.connections)
             server.respond = accept
             assert tally(await ends([pool.send_notification(request_of()) for _ in range(500)])) == {"200": 500}
-            assert len(server.connections) == 2
+            assert len(server.connections) == before + 1
 
     run_fast(main())
 
@@ -297,6 +306,7 @@ def test_a_body_that_no_window_lets_through_in_time_is_known_not_sent(
             found = await ends([pool.send_notification(request_of(4_000), 2) for _ in range(30)])
             assert tally(found) == {"200": 16, "NotSent": 14}  # 16 bodies fit into 65,535 bytes
             assert len(server.seen) == 16
+            assert server.connections[0].h2.highest_inbound_stream_id == 2 * 17 - 1  # no stream without room for a byte
 
     run_fast(main())
 
@@ -381,16 +391,9 @@ def test_a_refused_connect_is_known_not_sent_for_all_at_once(run: Run[None], ser
                 assert tally(found) == {"NotSent": 500}
                 assert time.monotonic() - started < SLACK_S
                 assert all(isinstance(one.__cause__, ConnectionRefusedError) for one in found)  # type: ignore[union-attr]
-                assert {len(list(_frames(one))) for one in found} == {len(list(_frames(found[0])))}
+                assert len({id(one) for one in found}) == 500  # a shared one would collect 500 tracebacks
 
         run(main())
-
-
-def _frames(error: Any) -> Iterator[Any]:
-    trace = error.__traceback__
-    while trace:
-        yield trace
-        trace = trace.tb_next
 
 
 def test_a_host_without_address_is_known_not_sent(run: Run[None], server: ApnsServer, ca: str) -> None:
@@ -427,13 +430,13 @@ def test_a_handshake_that_is_never_answered_is_given_up(
 
 @pytest.mark.parametrize("words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", bytes.fromhex("000008060000000001") + b"x" * 8])
 def test_a_peer_that_speaks_no_http2_is_not_waited_for_twice(
-    run: Run[None], server: ApnsServer, authority: tuple[ssl.SSLContext, Path], ca: str, words: bytes
+    run: Run[None], server: ApnsServer, tls_pair: tuple[ssl.SSLContext, Path], ca: str, words: bytes
 ) -> None:
     async def speak(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(words)
 
     async def main() -> None:
-        peer = await asyncio.start_server(speak, "127.0.0.1", 0, ssl=authority[0])
+        peer = await asyncio.start_server(speak, "127.0.0.1", 0, ssl=tls_pair[0])
         server.port = peer.sockets[0].getsockname()[1]
         async with pool_to(server, ca) as pool:
             found = await ends([pool.send_notification(request_of(), 0.5) for _ in range(3)])
@@ -485,6 +488,63 @@ def test_closing_the_pool_ends_what_is_in_flight(run: Run[None], server: ApnsSer
             assert tally(await sends) == {"Uncertain": 5}
             assert time.monotonic() - started < SLACK_S
             assert connections_of(pool) == []
+
+    run(main())
+
+
+class Wire:
+    """A TCP forwarder before the server that can go dead: nothing arrives any more, nobody is told."""
+
+    def __init__(self, port: int) -> None:
+        self.to, self.is_dead = port, False
+        self.tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Wire:
+        self.listening = await asyncio.start_server(self._forward, "127.0.0.1", 0)
+        self.port = self.listening.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.listening.close()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.to)
+        self.tasks += [
+            asyncio.ensure_future(self._copy(reader, far_writer)),
+            asyncio.ensure_future(self._copy(far_reader, writer)),
+        ]
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            if not self.is_dead:
+                writer.write(data)
+        writer.close()
+
+
+def test_a_network_that_went_dead_is_left_and_holds_nothing_back(run: Run[None], server: ApnsServer, ca: str) -> None:
+    async def main() -> None:
+        async with server, Wire(server.port) as wire:
+            server.port = wire.port
+            async with pool_to(server, ca) as pool:
+                await pool.send_notification(request_of())
+                [connection] = connections_of(pool)
+                wire.is_dead = True  # in the same turn of the loop as the last answer
+                started = time.monotonic()
+                assert tally(await ends([pool.send_notification(request_of(), 0.5) for _ in range(5)])) == {
+                    "Uncertain": 5
+                }
+                wire.is_dead = False
+                assert tally(await ends([pool.send_notification(request_of())])) == {"200": 1}
+                # Its TLS goodbye is not answered either.
+                await asyncio.wait_for(connection.lost.wait(), SLACK_S)
+                assert time.monotonic() - started < SLACK_S
+                wire.is_dead = True
+                [connection] = connections_of(pool)
+                await pool.aclose()
+                assert connection.lost.is_set()
 
     run(main())
 
@@ -557,6 +617,24 @@ def test_a_body_half_written_at_goaway_is_finished(run: Run[None], server: ApnsS
         async with server, pool_to(server, ca) as pool:
             assert tally(await ends([pool.send_notification(request_of(3_900), 3)])) == {"200": 1}
             assert [len(request.body) for request in server.seen] == [3_900]
+
+    run(main())
+
+
+def test_what_was_written_in_the_same_turn_as_a_goaway_is_not_dropped(
+    run: Run[None], server: ApnsServer, ca: str
+) -> None:
+    async def main() -> None:
+        async with server, pool_to(server, ca) as pool:
+            await pool.send_notification(request_of())
+            [connection] = connections_of(pool)
+            authorization = await pool.token.current()
+            sends = [
+                asyncio.ensure_future(connection.send_notification(request_of(), 3, authorization)) for _ in range(5)
+            ]
+            # Runs after the five have written and before the loop hands their bytes to the transport.
+            asyncio.get_running_loop().call_soon(connection.data_received, GoAwayFrame(0, 2**31 - 1).serialize())
+            assert tally(await ends(sends)) == {"200": 5}
 
     run(main())
 
@@ -683,6 +761,23 @@ def _pour(request: Received, status: int, body: bytes) -> None:
     more()
 
 
+def test_of_an_endless_answer_little_is_kept(run: Run[None], server: ApnsServer, ca: str) -> None:
+    server.respond = lambda request: _pour(request, 400, b"x" * 500_000)
+
+    async def main() -> None:
+        async with server, pool_to(server, ca) as pool:
+            sending = asyncio.ensure_future(pool.send_notification(request_of(), 20))
+            kept = 0
+            while not sending.done():
+                await asyncio.sleep(0)
+                for connection in connections_of(pool):
+                    kept = max(kept, *(len(send.received) for send in connection.streams.values()), 0)
+            assert (await sending).status == "400"
+            assert 65_536 <= kept < 65_536 + 16_384  # one frame more at most
+
+    run(main())
+
+
 def test_an_answer_may_come_before_the_body_is_read(run: Run[None], server: ApnsServer, ca: str) -> None:
     server.window, server.acknowledges = 1_000, False
     server.begun = lambda request: request.error(413, "PayloadTooLarge")
@@ -693,6 +788,7 @@ def test_an_answer_may_come_before_the_body_is_read(run: Run[None], server: Apns
             assert tally(found) == {"413": 3}
             [connection] = connections_of(pool)
             assert (connection.load, connection.partial) == (0, {})
+            assert open_in_h2(connection) == 0
 
     run(main())
 
@@ -903,10 +999,10 @@ def test_under_random_faults_every_send_ends_once_and_none_is_taken_twice(
 
     async def main() -> None:
         async with server, pool_to(server, ca, connections=2) as pool:
-            for _ in range(10):
-                requests = [request_of(dice.choice([100, 3_900])) for _ in range(300)]
+            for _ in range(6):
+                requests = [request_of(dice.choice([100, 3_900])) for _ in range(500)]
                 tasks = [asyncio.ensure_future(pool.send_notification(one, 1)) for one in requests]
-                cancelled = set(dice.sample(range(300), 5))
+                cancelled = set(dice.sample(range(500), 8))
                 await asyncio.sleep(0.01)
                 for index in cancelled:
                     tasks[index].cancel()
@@ -953,14 +1049,23 @@ def _drip(request: Received) -> None:
     more()
 
 
-class TestApns(ProviderContract, RetryAfterContract):
+class TestApns(ProviderContract, SandboxContract):
     secrets = (KEY.splitlines()[1],)
-    waits_s = 300.0
+    sandbox_faults = {
+        "http_500": Kind.UNAVAILABLE,
+        "http_429": Kind.THROTTLED,
+        "http_401": Kind.MISCONFIGURED,
+        "hang": Kind.UNCERTAIN,
+        "reset_before": Kind.UNAVAILABLE,
+        "reset_after": Kind.UNCERTAIN,
+        "garbage": Kind.UNCERTAIN,
+        "gone": Kind.GONE,
+    }
     kept: tuple[ssl.SSLContext, Path]
 
     @pytest.fixture(autouse=True)
-    def _keep(self, authority: tuple[ssl.SSLContext, Path]) -> None:
-        self.kept = authority
+    def _keep(self, tls_pair: tuple[ssl.SSLContext, Path]) -> None:
+        self.kept = tls_pair
 
     @classmethod
     def provider_class(cls) -> type[Apns]:
@@ -987,6 +1092,8 @@ class TestApns(ProviderContract, RetryAfterContract):
         server = _Fated(tls, respond=later)
         server.fate = respond
         async with server, apns_to(server, str(ca)) as provider:
+            # Connected before the clock runs: the cases' half a second is for a call, not for reading authorities.
+            await provider._open("production").acquire()
             yield World(provider, set_fault, lambda: [_body_of(request) for request in server.seen], set_latency)
 
     def world(self) -> AbstractAsyncContextManager[World]:
@@ -1015,18 +1122,20 @@ class TestApns(ProviderContract, RetryAfterContract):
     def broken_settings(self) -> dict[str, Any]:
         return {"key": replace(self.settings(), key="no key"), "base_url": replace(self.settings(), base_url="ftp://x")}
 
-    def throttled(self, headers: dict[str, str]) -> Outcome:
-        named = {name.lower(): value for name, value in headers.items()}
+    def sandbox_provider(self, sandbox: Sandbox, carrier: Carrier) -> Apns:
+        return sandbox_apns(sandbox)
 
-        async def case() -> Outcome:
-            server = ApnsServer(
-                self.kept[0],
-                respond=lambda request: request.answer(429, {"reason": "TooManyProviderTokenUpdates"}, **named),
-            )
-            async with server:
-                return await outcome_of(server, str(self.kept[1]), self.message())
-
-        return run_case(case())
+    def sandbox_recipients(self) -> list[tuple[Address, Kind, str]]:
+        words = {
+            "0200": (Kind.ACCEPTED, ""),
+            "0410": (Kind.GONE, "device_unregistered"),
+            "0429": (Kind.THROTTLED, ""),
+            "0400": (Kind.GONE, "bad_token"),
+        }
+        return [
+            (replace(self.address(0), value=f"5a0db0c5{word}{uuid.uuid4().hex}{'0' * 20}"), *ended)
+            for word, ended in words.items()
+        ]
 
 
 @dataclass
@@ -1527,75 +1636,50 @@ def test_settings_that_can_work_pass(server: ApnsServer, ca: str, base_url: str)
 # --- The sandbox, which was written by others from Apple's pages -------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    sandbox = start(tmp_path_factory.mktemp("sandbox"), "--bare", "--strict-tokens")
-    yield sandbox
-    sandbox.stop()
-
-
-@pytest.fixture(scope="module")
-def sandbox_store() -> Store:
-    """One for both tests: this sandbox admits one new provider token in 20 minutes, as Apple does."""
-    return Store()
-
-
-@pytest.fixture(scope="module")
-def sandbox_settings(sandbox: Sandbox) -> Any:
-    return Apns.Settings(
-        key=(sandbox.tls_dir / "apns.p8").read_text(),
+def sandbox_apns(sandbox: Sandbox) -> Apns:
+    settings = Apns.Settings(
+        key=(sandbox.keys / "apns.p8").read_text(),
         key_id="SANDBOXKEY",
         team_id="SANDBOXTEAM",
         topic="com.example.shop",
         base_url=f"https://127.0.0.1:{sandbox.apns_port}",
-        ca_file=str(sandbox.tls_dir / "ca.pem"),
+        ca_file=str(sandbox.keys / "ca.pem"),
     )
+    Apns.check(settings)
+    return Apns(settings, Surroundings(carrier=None))
 
 
-def test_the_sandbox_takes_what_we_send_and_its_devices_end_as_documented(
-    run_fast: Run[None], sandbox: Sandbox, sandbox_settings: Any, sandbox_store: Store
-) -> None:
-    rich = PushOptions(
-        badge=0, sound="default", image="https://x/i.png", deep_link="shop://1", thread_id="t", data={"a": "b"}
-    )
-    told = [
-        ("0200", rich, (Kind.ACCEPTED, "")),
-        ("0200", PushOptions(silent=True), (Kind.ACCEPTED, "")),
-        ("0200", PushOptions(ttl_s=0, priority="normal"), (Kind.ACCEPTED, "")),
-        ("0410", rich, (Kind.GONE, "device_unregistered")),
-        ("0429", rich, (Kind.THROTTLED, "")),
-        ("0429", rich, (Kind.THROTTLED, "")),
-        ("0429", rich, (Kind.ACCEPTED, "")),
-        ("0400", rich, (Kind.GONE, "bad_token")),
-    ]
-
+@pytest.mark.parametrize(
+    "options",
+    [
+        PushOptions(
+            badge=0, sound="default", image="https://x/i.png", deep_link="shop://1", thread_id="t", data={"a": "b"}
+        ),
+        PushOptions(silent=True, data={"a": "b"}),
+        PushOptions(ttl_s=0, priority="normal", interruption_level="passive"),
+    ],
+    ids=["rich", "silent", "once"],
+)
+def test_the_sandbox_accepts_every_shape_of_push(run_fast: Run[None], sandbox: Sandbox, options: PushOptions) -> None:
     async def main() -> None:
-        provider = Apns(sandbox_settings, Surroundings(carrier=None, exchange_token=sandbox_store.exchange_later))
-        for code, options, ended in told:
-            [outcome] = await provider.send([message_of(options=options, value=f"5a0db0c5{code}{'ab' * 26}")])
-            assert (outcome.kind, outcome.reason) == ended
-            assert (outcome.retry_after_s == 2.0) is (outcome.kind is Kind.THROTTLED)
-            assert (outcome.gone_since is not None) is (outcome.code == "Unregistered")
+        provider = sandbox_apns(sandbox)
+        [outcome] = await provider.send([message_of(options=options)])
+        assert (outcome.kind, outcome.code) == (Kind.ACCEPTED, "")
         await provider.aclose()
 
     run_fast(main())
-    accepted = sandbox.inbox("provider=apns")
-    assert len(accepted) == 4
-    assert {entry["delivery_id"] for entry in accepted} == {str(message_of().delivery_id)}
 
 
-def test_the_sandbox_takes_thousands_at_once_with_one_token(
-    run_fast: Run[None], sandbox: Sandbox, sandbox_settings: Any, sandbox_store: Store
-) -> None:
-    before = len(sandbox.ledger())
+def test_the_sandbox_accepts_thousands_at_once(run_fast: Run[None], sandbox: Sandbox) -> None:
     messages = [replace(message_of(), delivery_id=uuid.uuid4(), timeout_s=30.0) for _ in range(2_000)]
 
     async def main() -> None:
-        provider = Apns(sandbox_settings, Surroundings(carrier=None, exchange_token=sandbox_store.exchange_later))
+        provider = sandbox_apns(sandbox)
         outcomes = await provider.send(messages)
         await provider.aclose()
         assert {outcome.kind for outcome in outcomes} == {Kind.ACCEPTED}
         assert len({outcome.provider_ref for outcome in outcomes}) == 2_000
 
     run_fast(main())
-    assert {line[0] for line in sandbox.ledger()[before:]} == {str(message.delivery_id) for message in messages}
+    newest = {entry["delivery_id"] for entry in sandbox.inbox("apns")}
+    assert newest <= {str(message.delivery_id) for message in messages}
