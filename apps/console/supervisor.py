@@ -125,7 +125,7 @@ class Fleet:
             if not self[name].is_running:
                 self[name].start()
 
-    def stop(self, *names: str, pump: Callable[[float], None] = time.sleep) -> None:
+    def stop(self, *names: str, pump: Callable[[float], object] = time.sleep) -> None:
         """Stop in `STOP_ORDER`; each group gets its signal at once, then its grace. Nothing survives this.
 
         `pump` passes the time, in seconds: a child whose pipe nobody reads would block in its last words.

@@ -123,6 +123,8 @@ class Up:
         while not self.stopping:
             answer = _answer_of(url)
             if not answer:
+                while self._pump(0):  # what they said until now comes before what we say next
+                    pass
                 return True
             if time.monotonic() > deadline:
                 self._say("up", f"{what} is not ready after {READY_WITHIN_S} s; {url} says: {answer}")
@@ -135,9 +137,10 @@ class Up:
 
     # --- watching -------------------------------------------------------------------------------------------
 
-    def _pump(self, timeout_s: float) -> None:
-        """Print what the children wrote, line by line."""
-        for key, _ in self.selector.select(timeout_s):
+    def _pump(self, timeout_s: float) -> bool:
+        """Print what the children wrote, line by line. Waits `timeout_s` for some; whether there was any."""
+        ready = self.selector.select(timeout_s)
+        for key, _ in ready:
             process, buffer = key.data
             chunk = os.read(key.fd, 65536)
             if not chunk:
@@ -146,8 +149,9 @@ class Up:
             buffer += chunk if chunk else b"\n" if buffer else b""
             *lines, rest = bytes(buffer).split(b"\n")
             buffer[:] = rest
-            for line in lines:
+            for line in filter(None, lines):
                 self._say(process.name, line.decode(errors="replace"))
+        return bool(ready)
 
     def _revive(self) -> None:
         """Restart whatever died: a server first and at once, a process after its back-off."""
