@@ -13,13 +13,15 @@ from notifier.ids import range_of
 
 PAGE = 1000
 
+# Neither waits for a lock: a receipt takes the delivery before the Pending row, and each would wait for the other. What
+# is skipped here is ended by its next claim, which reads the hold.
 _END = """
 WITH gone AS (
   DELETE FROM notifications_pending p WHERE p.id IN (
     SELECT p.id FROM notifications_pending p
       JOIN notifications_delivery d ON d.id = p.id AND d.id BETWEEN %(lo)s AND %(hi)s AND d.notification_id = %(id)s
      WHERE p.id BETWEEN %(lo)s AND %(hi)s AND p.lease_until IS NULL
-     ORDER BY p.id LIMIT %(page)s FOR UPDATE OF p SKIP LOCKED)
+     ORDER BY p.id LIMIT %(page)s FOR UPDATE OF p, d SKIP LOCKED)
   RETURNING p.id
 ), old AS (
   SELECT d.id, d.state, d.client_id, d.mode, d.channel, d.lane, d.category_id, d.campaign_id, d.account_id
@@ -30,7 +32,8 @@ WITH gone AS (
 ), counted AS (
   INSERT INTO notifications_tally (hour, client_id, mode, channel, lane, category_id, template_version_id, campaign_id,
                                    account_id, from_state, to_state, n)
-  SELECT date_trunc('hour', now()), client_id, mode, channel, lane, category_id, %(version)s, campaign_id, account_id,
+  SELECT date_trunc('hour', now()), client_id, mode, channel, lane, category_id,
+         (SELECT template_version_id FROM notifications_notification WHERE id = %(id)s), campaign_id, account_id,
          state, 'cancelled', count(*) FROM old GROUP BY 2, 3, 4, 5, 6, 8, 9, 10
 )
 SELECT count(*) FROM gone
@@ -45,37 +48,40 @@ def cancel_notification(id: UUID, *, client_id: int, mode: str, by: str, reason:
     with transaction.atomic(), connection.cursor() as cursor:
         # Waits for a page that is being laid out (FOR SHARE), and no further one is.
         cursor.execute(
-            "SELECT status, template_version_id FROM notifications_notification "
-            "WHERE id = %s AND client_id = %s AND mode = %s FOR UPDATE",
+            "SELECT status FROM notifications_notification WHERE id = %s AND client_id = %s AND mode = %s FOR UPDATE",
             [str(id), client_id, mode],
         )
         row = cursor.fetchone()
         if row is None:
             raise Problem("not-found")
-        status, version = row
+        [status] = row
         if status == "cancelled":
             return
         if status == "completed" or (status == "in_progress" and not has_open(id)):
             raise Problem("invalid-state", "every delivery has ended", state="completed")
         cursor.execute("DELETE FROM notifications_expansion WHERE id = %s", [str(id)])
         cursor.execute("UPDATE notifications_notification SET status = 'cancelled' WHERE id = %s", [str(id)])
-        # Covers what is on its way right now, and whatever a worker gives back.
-        Hold.objects.get_or_create(
+        # Covers what is on its way right now, and whatever a worker gives back. A pause gives way to it.
+        Hold.objects.update_or_create(
             scope=HoldScope.NOTIFICATION,
             subject=str(id),
             defaults={"action": HoldAction.CANCEL, "reason": reason, "created_by": by},
         )
-    while end_waiting(id, reason, version) == PAGE:
+    end_waiting(id, reason)
+
+
+def end_waiting(id: UUID, reason: str) -> None:
+    """End the notification's deliveries that no worker holds."""
+    while _end_page(id, reason) == PAGE:
         pass
 
 
-def end_waiting(id: UUID, reason: str, template_version_id: int | None) -> int:
-    """End up to a page of the notification's deliveries that no worker holds; returns how many."""
+def _end_page(id: UUID, reason: str) -> int:
     lo, hi = range_of(id)
     with connection.cursor() as cursor:
         cursor.execute(
             _END,
-            {"id": str(id), "lo": lo, "hi": hi, "page": PAGE, "reason": reason, "version": template_version_id},
+            {"id": str(id), "lo": lo, "hi": hi, "page": PAGE, "reason": reason},
         )
         return int(cursor.fetchone()[0])
 
@@ -123,11 +129,14 @@ def _wake(word: str, after: UUID) -> Sequence[UUID]:
 
 
 def sweep_cancels() -> int:
-    """Drop the cancel holds of notifications with nothing open left, so that claims read few; returns how many."""
-    done = [
-        hold.pk
-        for hold in Hold.objects.filter(scope=HoldScope.NOTIFICATION, action=HoldAction.CANCEL)
-        if not has_open(UUID(hold.subject))
-    ]
+    """End what cancels have left, and drop those with nothing open any more, so that claims read few; returns how many.
+
+    Left is what was locked or leased at the moment, or everything when the process died after its first commit.
+    """
+    done = []
+    for hold in Hold.objects.filter(scope=HoldScope.NOTIFICATION, action=HoldAction.CANCEL):
+        end_waiting(UUID(hold.subject), hold.reason)
+        if not has_open(UUID(hold.subject)):
+            done.append(hold.pk)
     Hold.objects.filter(pk__in=done).delete()
     return len(done)
