@@ -22,8 +22,8 @@ test: install-dev ## all tests but chaos and bench; ARGS="-k name -x" passes thr
 chaos: install-dev ## the promises under kill -9, outages and provider faults
 	@$(BIN)/pytest tests/chaos $(ARGS)
 
-bench: install-dev ## the figures that the README quotes
-	@$(BIN)/pytest tests/bench -s $(ARGS)
+bench: install-dev ## the figures that the README quotes; ARGS="--only bulk,single --quick" for a part
+	@$(PY) -m tests.bench $(ARGS)
 
 lint: install-dev types ## formatting, lint and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,0 +1,43 @@
+"""The figures behind the README's numbers: ours against the naive design, on the same servers, in one run.
+
+    python -m tests.bench                        everything, about half an hour
+    python -m tests.bench --only bulk --quick    one part, once
+
+The machine's other work shows in every figure: read ratios and CPU, not rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+
+from apps.console.supervisor import state_directory
+from tests.bench.bench import PARTS, Bench
+from tests.bench.environment import servers_in
+
+STATE = state_directory() / "bench"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--quick", action="store_true", help="one round, smaller loads")
+    parser.add_argument("--ours", action="store_true", help="leave the naive side out")
+    options = parser.parse_args()
+    chosen = options.only.split(",")
+    if unknown := set(chosen) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    began = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        servers = stack.enter_context(servers_in(STATE))
+        bench = stack.enter_context(Bench(servers, STATE, quick=options.quick, ours_only=options.ours))
+        for part in PARTS:
+            if part in chosen:
+                print(f"\n== {part}: {PARTS[part].__doc__}", flush=True)
+                PARTS[part](bench)
+    print(f"\n{time.monotonic() - began:.0f} s in all")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""What is sent: to whom, through which templates, in which requests. The same for every side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+PEOPLE = 10_000
+ITEMS, RECIPIENTS = 10, 100  # of one batch
+EMAIL = "person-{}@people.bench.example.com"
+
+_PUSH = {
+    "title": "Hello {{ name }}, order {{ order.id }} is on its way",
+    "body": '{% if order.eta %}It arrives on {{ order.eta | date: "%A, %-d %B" }}.{% endif %}',
+}
+TEMPLATES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bench-bulk": ("news", {"push": {"en": _PUSH}}),
+    "bench-normal": ("orders", {"push": {"en": _PUSH}}),
+    "bench-critical": ("security", {"push": {"en": _PUSH}}),
+}
+DATA = {"order": {"id": "A-1001", "eta": "2026-11-25"}}
+
+
+def person(number: int) -> str:
+    return f"bench-{number % PEOPLE}"
+
+
+def recipient(number: int) -> dict[str, Any]:
+    """Everybody's text is another one: nothing can be rendered once for all."""
+    return {"user_id": person(number), "data": {"name": f"Person {number}"}}
+
+
+def batches(deliveries: int, template: str = "bench-bulk") -> Iterator[dict[str, Any]]:
+    """Bodies of POST /v1/notifications/batch, `ITEMS` x `RECIPIENTS` each."""
+    run = uuid4().hex
+    for start in range(0, deliveries, ITEMS * RECIPIENTS):
+        yield {
+            "items": [
+                {
+                    "event_id": f"{run}-{first}",
+                    "template": template,
+                    "to": [recipient(number) for number in range(first, first + RECIPIENTS)],
+                    "data": DATA,
+                }
+                for first in range(start, start + ITEMS * RECIPIENTS, RECIPIENTS)
+            ]
+        }
+
+
+def singles(count: int, template: str = "bench-normal") -> Iterator[dict[str, Any]]:
+    """Bodies of POST /v1/notifications, one recipient each."""
+    run = uuid4().hex
+    for number in range(count):
+        yield {"event_id": f"{run}-{number}", "template": template, "to": [recipient(number)], "data": DATA}

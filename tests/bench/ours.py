@@ -1,0 +1,198 @@
+"""The service as it runs, on a database of its own, its providers' accounts pointed at the sinks."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg2
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from apps.console.servers import Servers
+from apps.console.supervisor import ROOT
+from tests.acceptance.stack import DATABASE, Stack, with_database
+from tests.bench import load
+from tests.bench.cpu import Meter, Usage
+from tests.bench.driver import Answers, Caller
+
+PREPARED = "bench_prepared"
+GROUPS = {"web": "web", "relay": "relay", "core": "core", "push": "push worker", "push-critical": "push critical"}
+DONE_WITHIN_S = 600
+
+
+@dataclass
+class Run:
+    """One load, from its first request to the last result recorded."""
+
+    deliveries: int
+    elapsed_s: float
+    accepted_s: float
+    usage: Usage
+    answers: Answers
+    sessions: int
+
+    @property
+    def per_s(self) -> float:
+        return self.deliveries / self.elapsed_s
+
+    @property
+    def cpu_us(self) -> float:
+        return self.usage.total_s / self.deliveries * 1e6
+
+
+class BenchStack(Stack):
+    """`state`: a directory kept between runs, with the servers' data."""
+
+    def __init__(self, servers: Servers, state: Path) -> None:
+        super().__init__(servers, state / "logs", leave_out=("sandbox",))
+        self.state = state
+        self.credentials = state / "client.json"
+        self.caller: Caller
+
+    def start_for(self, sink_url: str, smtp_port: int) -> None:
+        """Copy the prepared database, point the accounts, start every process, and return when all is ready."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._prepare()
+        self._copy()
+        key_file = self.state / "service-account.pem"
+        if not key_file.exists():
+            key_file.write_text(_private_key())
+        self._script("accounts", sink_url, str(smtp_port), str(key_file))
+        self.start(*self.fleet.processes)
+        found = json.loads(self.credentials.read_text())
+        self.caller = Caller(self.url, (found["key"], found["secret"]))
+        self.wait_ready()
+
+    # --- loads ------------------------------------------------------------------------------------------------
+
+    def bulk(self, deliveries: int) -> Run:
+        """Batches of 10 items x 100 recipients over 4 connections."""
+        requests = [
+            self.caller.post("/v1/notifications/batch", body, Idempotency_Key=uuid4().hex)
+            for body in load.batches(deliveries)
+        ]
+        return self._run(requests, deliveries, connections=4)
+
+    def single(self, count: int) -> Run:
+        """One request each, 16 connections."""
+        requests = [self.caller.post("/v1/notifications", body) for body in load.singles(count)]
+        return self._run(requests, count, connections=16)
+
+    def _run(self, requests: list[bytes], deliveries: int, *, connections: int) -> Run:
+        sent, sessions = self.sent(), self.sessions()
+        meter = Meter(self.roots())
+        answers = self.caller.send(requests, connections=connections)
+        answers.must_be_accepted()
+        self.wait_for(lambda: self.sent() - sent >= deliveries, "the results", within_s=DONE_WITHIN_S, every_s=0.05)
+        usage = meter.stop()
+        [(ended,)] = self.query("SELECT extract(epoch FROM max(ended_at))::float8 FROM notifications_delivery")
+        return Run(
+            deliveries,
+            elapsed_s=ended - answers.began,
+            accepted_s=answers.ended - answers.began,
+            usage=usage,
+            answers=answers,
+            sessions=self.sessions() - sessions,
+        )
+
+    # --- what is so -------------------------------------------------------------------------------------------
+
+    def sent(self) -> int:
+        [(count,)] = self.query("SELECT coalesce(sum(n), 0) FROM notifications_tally WHERE to_state = 'sent'")
+        return int(count)
+
+    def sessions(self) -> int:
+        [(count,)] = self.query("SELECT sessions FROM pg_stat_database WHERE datname = current_database()")
+        return int(count)
+
+    def roots(self) -> dict[str, list[int]]:
+        """The processes of each group whose CPU is counted."""
+        roots: dict[str, list[int]] = {group: [] for group in GROUPS.values()} | {"other": []}
+        for name, process in self.fleet.processes.items():
+            roots[GROUPS.get(name, "other")].append(process.pid)
+        return roots | server_roots(self.servers)
+
+    @contextlib.contextmanager
+    def frozen(self, *names: str) -> Iterator[None]:
+        """All processes (or those named) stand still while the block runs."""
+        names = names or tuple(self.fleet.processes)
+        for name in names:
+            self.pause(name)
+        try:
+            yield
+        finally:
+            for name in names:
+                self.resume(name)
+
+    # --- the database -----------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Make the database that runs are copied from, once for a state of the schema and of what goes in."""
+        mark = _mark()
+        marked = self.state / "prepared"
+        if marked.exists() and marked.read_text() == mark and self.credentials.exists():
+            return
+        print(f"  preparing {load.PEOPLE:,} people with a device each (once)", flush=True)
+        began = time.monotonic()
+        self._sql(f"DROP DATABASE IF EXISTS {PREPARED} WITH (FORCE)", f"CREATE DATABASE {PREPARED}")
+        url = self.environment["DATABASE_URL"]
+        self.environment["DATABASE_URL"] = with_database(url, PREPARED)
+        try:
+            self.manage("migrate", "--verbosity", "0")
+            self._script("people", str(self.credentials))
+        finally:
+            self.environment["DATABASE_URL"] = url
+        marked.write_text(mark)
+        print(f"  prepared in {time.monotonic() - began:.0f} s", flush=True)
+
+    def _copy(self) -> None:
+        self._sql(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)", f"CREATE DATABASE {DATABASE} TEMPLATE {PREPARED}")
+        with contextlib.closing(self._connect(DATABASE)) as connection, connection.cursor() as cursor:
+            cursor.execute("VACUUM ANALYZE")
+
+    def _sql(self, *statements: str) -> None:
+        with contextlib.closing(psycopg2.connect(with_database(os.environ["DATABASE_URL"], "postgres"))) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                for statement in statements:
+                    cursor.execute(statement)
+
+    def _script(self, *arguments: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "tests.bench.prepare", *arguments], cwd=ROOT, env=self.environment, check=True
+        )
+
+
+def server_roots(servers: Servers) -> dict[str, list[int]]:
+    """The main processes of PostgreSQL and of Valkey; none for a server that the environment named."""
+    postgres = servers.postgres.process if servers.postgres else None
+    valkeys = [server.process for server in (servers.broker, servers.cache) if server]
+    return {
+        "PostgreSQL": [postgres.pid] if postgres else [],
+        "Valkey": [process.pid for process in valkeys if process],
+    }
+
+
+def _mark() -> str:
+    digest = hashlib.sha256()
+    for path in sorted([*ROOT.glob("apps/*/migrations/*.py"), *Path(__file__).parent.glob("*.py")]):
+        if path.name in ("prepare.py", "load.py") or path.parent.name == "migrations":
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _private_key() -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
