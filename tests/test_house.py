@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "engagement": FLOOR | LOWER_ROOMS | {"notifications"},
     "console": FLOOR | LOWER_ROOMS | {"notifications", "campaigns", "engagement"},
 }
-BEFORE_SETTINGS = {"servers.py", "supervisor.py"}  # run before Django may be imported
+BEFORE_SETTINGS = {"binaries.py", "servers.py", "supervisor.py"}  # run before Django may be imported
 
 
 def python_files(*folders: str) -> list[Path]:

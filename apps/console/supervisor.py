@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from apps.console.servers import URLS, ServerError, Servers, die_with_parent
+from apps.console.binaries import ServerError, die_with_parent
+from apps.console.servers import URLS, Servers
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WORKER_GRACE_S = 45  # a shift stops claiming after 20 s and its calls end within 10 s

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from apps.console.servers import URLS, Owner, ServerError, Servers
+from apps.console.binaries import Owner, ServerError
+from apps.console.servers import URLS, Servers
 from apps.console.supervisor import ROOT, free_port, ports_of, procfile, read_environment
 from tests.acceptance.stack import descendants
 

@@ -19,7 +19,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connections
 
-from apps.console.servers import ServerError, Servers
+from apps.console.binaries import ServerError
+from apps.console.servers import Servers
 from apps.console.supervisor import (
     Fleet,
     claim_port,
