@@ -68,7 +68,9 @@ def pool_children(stack: Stack, name: str) -> list[int]:
 
 def web_workers(stack: Stack) -> list[int]:
     """Granian's workers, without the process that cleans up after them."""
-    return [pid for pid in stack.pids("web")[1:] if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [
+        pid for pid in stack.pids("web")[1:] if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
 
 
 def held_by(stack: Stack, name: str, pid: int) -> int:

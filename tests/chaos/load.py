@@ -212,7 +212,7 @@ class Load:
 
     def _keep(self, response: requests.Response, items: list[dict[str, Any]]) -> None:
         found = response.json()
-        results = found["results"] if "results" in found else [found]
+        results = found.get("results", [found])
         for item, result in zip(items, results, strict=True):
             if result.get("result") == "rejected":
                 self.wrong.append(f"rejected {result}"[:300])

@@ -74,7 +74,8 @@ def test_nothing_is_lost_and_little_is_sent_twice_when_processes_are_killed(
 def losses(stack: Stack, delivery: str) -> int:
     """How many workers died while they held it."""
     [(count,)] = stack.query(
-        "SELECT count(*) FROM notifications_attempt WHERE delivery_id = %s AND (provider_code = 'worker_lost' OR is_late)",
+        "SELECT count(*) FROM notifications_attempt "
+        "WHERE delivery_id = %s AND (provider_code = 'worker_lost' OR is_late)",
         delivery,
     )
     return int(count)
