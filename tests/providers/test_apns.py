@@ -13,10 +13,11 @@ import logging
 import random
 import socket
 import ssl
+import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from hyperframe.frame import GoAwayFrame
 
+from apps.console.servers import Servers
+from notifier.limits import Store, TokenExchange
 from notifier.message import Address, Channel, Lane, Message, Mode, Platform, PushContent, PushOptions
 from notifier.outcome import Kind, Outcome, Scope
 from notifier.providers import apns_http2
@@ -810,7 +813,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-class Store:
+class Shared:
     """What all processes share: the token that counts, replaced only by whoever saw the last one."""
 
     def __init__(self) -> None:
@@ -853,7 +856,7 @@ def test_one_token_serves_all_connections_and_is_what_apple_asks_for(
 def test_one_token_serves_all_processes_that_share_a_store(
     run: Run[None], server: ApnsServer, ca: str, exchange: str
 ) -> None:
-    store = Store()
+    store = Shared()
 
     async def main() -> None:
         async with server:
@@ -867,8 +870,44 @@ def test_one_token_serves_all_processes_that_share_a_store(
     run(main())
 
 
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[str]:
+    """The URL of one that is ours alone; no other server is needed here."""
+    with tempfile.TemporaryDirectory(prefix="notifier-test-") as name:
+        state = Path(name)
+        state.chmod(0o711)  # the server's account walks through; nobody lists
+        servers = Servers(state, durable=False, configured={"DATABASE_URL": "none", "CACHE_URL": "none"})
+        assert servers.broker is not None
+        servers.start()
+        yield f"unix://{servers.broker.socket}?db=0"
+        servers.stop()
+
+
+def test_a_real_store_shares_the_token_and_its_absence_costs_nobody_a_send(
+    run: Run[None], server: ApnsServer, ca: str, valkey: str
+) -> None:
+    name = f"KEY{uuid.uuid4().hex}"  # the store outlives the test
+
+    async def headers_through(url: str) -> set[str]:
+        async with server:
+            for _ in range(4):
+                token = SharedToken(KEY, name, "TEAMID", TokenExchange(Store(url)).exchange_token)
+                async with pool_to(server, ca, token=token) as pool:
+                    assert tally(await ends([pool.send_notification(request_of()) for _ in range(10)])) == {"200": 10}
+        found = server.tokens
+        server.seen.clear()
+        server.port = 0
+        return found
+
+    async def main() -> None:
+        assert len(await headers_through(valkey)) == 1
+        assert len(await headers_through(f"redis://127.0.0.1:{free_port()}/0")) >= 1
+
+    run(main())
+
+
 def test_the_token_is_replaced_after_45_minutes_by_one_process_for_all(run: Run[None], clock: Clock) -> None:
-    store = Store()
+    store = Shared()
 
     async def main() -> None:
         tokens = [SharedToken(KEY, "KEYID", "TEAMID", store.exchange_later) for _ in range(6)]
@@ -884,7 +923,7 @@ def test_the_token_is_replaced_after_45_minutes_by_one_process_for_all(run: Run[
 
 
 def test_a_token_that_a_store_kept_too_long_is_not_used(run: Run[None], clock: Clock) -> None:
-    store = Store()
+    store = Shared()
 
     async def main() -> None:
         old = await SharedToken(KEY, "KEYID", "TEAMID", store.exchange).current()
@@ -932,7 +971,7 @@ def test_many_refusals_of_an_older_token_make_one_new_one(
     run: Run[None], server: ApnsServer, ca: str, clock: Clock
 ) -> None:
     _refuse_first_token(server)
-    store = Store()
+    store = Shared()
 
     async def main() -> None:
         token = SharedToken(KEY, "KEYID", "TEAMID", store.exchange_later)
@@ -1569,7 +1608,7 @@ def test_settings_that_cannot_work_are_misconfigured_and_not_raised(
 
 
 def test_the_surroundings_share_the_token_between_processes(run: Run[None], server: ApnsServer, ca: str) -> None:
-    store = Store()
+    store = Shared()
 
     async def main() -> None:
         async with server:
