@@ -36,10 +36,14 @@ _OUTAGE_PAUSES_S = (0.1, 0.3, 1.0, 2.0)
 
 
 class Slots:
-    """Room for what is in flight. Taken by the shift, given back when a result is committed."""
+    """Room for what is in flight. Taken by the shift, given back when a result is committed.
 
-    def __init__(self, limit: int = IN_FLIGHT) -> None:
+    `watch` is told how many are used at each change, under the lock: it must be quick and never raise.
+    """
+
+    def __init__(self, limit: int = IN_FLIGHT, watch: Callable[[int], None] | None = None) -> None:
         self.limit = limit
+        self._watch = watch or (lambda used: None)
         self._used = 0
         self._changed = threading.Condition()
         self.is_wanted = False  # somebody waits for room: the recorder then writes sooner
@@ -57,11 +61,13 @@ class Slots:
                 self.is_wanted = False
             taken = min(most, self.limit - self._used)
             self._used += taken
+            self._watch(self._used)
             return taken
 
     def give(self, count: int) -> None:
         with self._changed:
             self._used -= count
+            self._watch(self._used)
             self._changed.notify_all()
 
 
@@ -147,8 +153,10 @@ class Recorder:
 class Loop:
     """The event loop of this process, on a thread of its own."""
 
-    def __init__(self, write: Callable[[Sequence[Result]], None]) -> None:
-        self.slots = Slots()
+    def __init__(
+        self, write: Callable[[Sequence[Result]], None], *, watch_slots: Callable[[int], None] | None = None
+    ) -> None:
+        self.slots = Slots(watch=watch_slots)
         self._loop = _new_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
         self._thread.start()

@@ -46,8 +46,9 @@ class Worker:
         *,
         exchange_token: Callable[..., object] | None = None,
         must_stop: Callable[[], bool] = lambda: False,
+        watch_slots: Callable[[int], None] | None = None,
     ) -> Worker:
-        loop = Loop(ledger.record)
+        loop = Loop(ledger.record, watch_slots=watch_slots)
         router = Router()
         return cls(ledger, loop, router, Dispatcher(loop, router, exchange_token), clock, must_stop)
 

@@ -1,8 +1,9 @@
 from django.urls import path
 
-from apps.console import health
+from apps.console import health, metrics
 
 urlpatterns = [
     path("healthz", health.healthz),
     path("readyz", health.readyz),
+    path("metrics", metrics.metrics),
 ]

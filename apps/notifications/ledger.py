@@ -12,6 +12,7 @@ import structlog
 from django.db import InterfaceError, OperationalError, connection, transaction
 
 from apps.notifications import claims, records
+from apps.notifications.metrics import count_results
 from apps.people import services as people
 from apps.providers import services as providers
 from apps.templates import services as templates
@@ -52,14 +53,15 @@ class PostgresLedger:
 
     def _record(self, results: Sequence[Result]) -> None:
         touching = [r for r in results if _touches_people(r)]
-        if not touching:
-            records.write(results)
-            return
-        with transaction.atomic():
+        if touching:
+            with transaction.atomic():
+                counted = records.write(results)
+                for result in touching:
+                    if result.claimed.delivery_id in counted:
+                        _touch(result)
+        else:
             counted = records.write(results)
-            for result in touching:
-                if result.claimed.delivery_id in counted:
-                    _touch(result)
+        count_results(results, counted, {account.id: account.name for account in self._accounts})
 
     def accounts(self) -> Sequence[Account]:
         with self._lock:

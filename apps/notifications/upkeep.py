@@ -9,7 +9,7 @@ import structlog
 from django.conf import settings
 from django.db import connection
 
-from apps.notifications import partitions
+from apps.notifications import invariants, partitions
 from apps.notifications.services import holds
 
 log = structlog.get_logger(__name__)
@@ -18,6 +18,7 @@ PAGE = 5000
 IDEMPOTENCY_KEPT_DAYS = 7
 RECEIPTS_KEPT_DAYS = 7
 HEARTBEATS_KEPT_HOURS = 24
+FOLDED_H = 3  # hours that are still folded; what a longer standstill left unfolded is summed all the same
 
 
 def complete_notifications() -> None:
@@ -56,17 +57,32 @@ SELECT count(*), coalesce(max(id::text), %(after)s) FROM open
 
 
 def compact_tallies() -> None:
-    """Fold the counts of past hours into one row per group: what is read stays small, whatever was sent."""
+    """Fold the counts of the last hours into few rows per group: what is read stays small, whatever was sent.
+
+    Goes through all that was there when it began: each accepted request and each record write rows of their own,
+    thousands in the second at the peak. What it folds gets new ids, and so its turn with the next run.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT max(id) FROM notifications_tally")
+        (newest,) = cursor.fetchone()
+    while newest is not None and _fold_tallies(newest) == PAGE:
+        pass
+
+
+def _fold_tallies(newest: int) -> int:
     with connection.cursor() as cursor:
         cursor.execute(
             "WITH old AS (DELETE FROM notifications_tally WHERE id IN (SELECT id FROM notifications_tally "
-            "  ORDER BY id LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING *) "
+            "  WHERE hour >= date_trunc('hour', now()) - %s * interval '1 hour' AND id <= %s "
+            "  LIMIT %s FOR UPDATE SKIP LOCKED) RETURNING *), folded AS ("
             "INSERT INTO notifications_tally (hour, client_id, mode, channel, lane, category_id, template_version_id, "
             "  campaign_id, account_id, from_state, to_state, n) "
             "SELECT hour, client_id, mode, channel, lane, category_id, template_version_id, campaign_id, account_id, "
-            "  from_state, to_state, sum(n) FROM old GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11",
-            [PAGE],
+            "  from_state, to_state, sum(n) FROM old GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11) "
+            "SELECT count(*) FROM old",
+            [FOLDED_H, newest, PAGE],
         )
+        return int(cursor.fetchone()[0])
 
 
 def forget_old_keys() -> None:
@@ -104,6 +120,10 @@ def keep_partitions() -> None:
         log.error("partitions_running_out", days=round(partitions.days_ahead(), 1))
 
 
+def check_invariants() -> None:
+    invariants.check_invariants()
+
+
 def sweep_cancels() -> None:
     holds.sweep_cancels()
 
@@ -113,5 +133,6 @@ JOBS: dict[str, Callable[[], None]] = {
     "compact_tallies": compact_tallies,
     "forget_old_keys": forget_old_keys,
     "keep_partitions": keep_partitions,
+    "check_invariants": check_invariants,
     "sweep_cancels": sweep_cancels,
 }

@@ -11,6 +11,7 @@ from django.conf import settings
 
 from apps.notifications.claims import machine_time
 from apps.notifications.ledger import PostgresLedger
+from apps.notifications.metrics import say_in_flight
 from notifier.limits import TokenExchange, store
 from notifier.pipeline import Worker
 
@@ -29,6 +30,7 @@ def this_worker() -> Worker:
             machine_time,
             exchange_token=TokenExchange(store(settings.LIMITS_URL)).exchange_token,
             must_stop=_stopping.is_set,
+            watch_slots=say_in_flight,
         )
     return _workers[pid]
 

@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from apps.clients.callers import Caller
 from apps.notifications import ringing
 from apps.notifications.arrays import jsons, plain, texts
+from apps.notifications.metrics import ACCEPTED, DUPLICATES
 from apps.notifications.services.checks import Checked, check
 from apps.notifications.services.keys import Answer, EventClaim, RequestKey, change_answer, take_events, take_request
 from apps.notifications.services.layout import Entry, Outline, lay_out
@@ -55,15 +56,18 @@ def accept(caller: Caller, body: Mapping[str, Any], *, raw: Any, key: RequestKey
     answer = Answer(202, shown(accepted, caller.mode), _url(accepted.id))
     with transaction.atomic():
         if key and (earlier := take_request(key, answer)):
+            DUPLICATES.labels("idempotency_key").inc()
             return earlier
         if accepted.event and (taken := take_events([(accepted.event, accepted.id)])):
             answer = _duplicate(accepted.event, taken[accepted.event.id])
+            DUPLICATES.labels("event_id").inc()
             if key:
                 change_answer(key, answer)
             return answer
         queued = _insert(caller, [accepted], request_id, at_once=checked.due_at - accepted.created_at <= LAID_OUT_AHEAD)
         if _rings_itself(accepted):
             transaction.on_commit(lambda: ringing.ring(queued, checked.lane), robust=True)
+    ACCEPTED.labels(caller.mode.value, checked.lane).inc()
     return answer
 
 
@@ -104,6 +108,7 @@ def accept_batch(
             result |= _as_duplicate(first[1].id) if same else _as_reused(first[1].id)
     with transaction.atomic():
         if earlier := take_request(key, Answer(202, {})):
+            DUPLICATES.labels("idempotency_key").inc()
             return earlier
         taken = take_events([(a.event, a.id) for _, a in wanted.values() if a.event]) if wanted else {}
         fresh = []
@@ -121,6 +126,9 @@ def accept_batch(
         counts = {word: sum(r["result"] == word for r in results) for word in ("accepted", "duplicate", "rejected")}
         answer = Answer(202, {**counts, "results": results})
         change_answer(key, answer)
+    for accepted in fresh:
+        ACCEPTED.labels(caller.mode.value, accepted.checked.lane).inc()
+    DUPLICATES.labels("event_id").inc(counts["duplicate"])
     return answer
 
 
