@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import os
+import time
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
+import structlog
 from celery import Celery
-from celery.signals import celeryd_init
+from celery.signals import (
+    before_task_publish,
+    celeryd_init,
+    setup_logging,
+    task_postrun,
+    task_prerun,
+    task_retry,
+)
+from django.conf import settings
+from django.utils.log import configure_logging
 from kombu import Queue
 
 from notifier.message import Lane
 from notifier.queues import ALL_QUEUES, CORE
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+
+log = structlog.get_logger("notifier.tasks")
 
 app = Celery("notifier")
 app.config_from_object("django.conf:settings", namespace="CELERY")
@@ -34,6 +48,7 @@ app.conf.beat_schedule = {
         "sweep_cancels": 60.0,
         "forget_old_keys": 3600.0,
         "keep_partitions": 86_400.0,
+        "check_invariants": 86_400.0,
     }.items()
 }
 
@@ -71,3 +86,50 @@ def wait_longer_than_a_publisher(conf: Any, **_: object) -> None:
         options.pop(publishers_only, None)
     conf.broker_transport_options = options | {"socket_timeout": 5, "socket_connect_timeout": 2}
     conf.broker_connection_timeout = 4
+
+
+# --- Log lines ------------------------------------------------------------------------------------------------
+
+TICKS = frozenset({"canary", "upkeep"})  # every few seconds, whether there is work or not: no line for each
+
+# Celery warns of pickle under root; we accept JSON only.
+warnings.filterwarnings("ignore", message=r"\s*You're running the worker with superuser", category=RuntimeWarning)
+
+
+@setup_logging.connect
+def log_as_everywhere(**_: object) -> None:
+    """That this is connected keeps Celery from setting up its own, and from logging what is printed."""
+    configure_logging(settings.LOGGING_CONFIG, settings.LOGGING)
+
+
+@before_task_publish.connect
+def send_request_id(headers: dict[str, Any], **_: object) -> None:
+    """The request that a task was rung for travels in its headers."""
+    if request_id := structlog.contextvars.get_contextvars().get("request_id"):
+        headers.setdefault("request_id", request_id)
+
+
+@task_prerun.connect
+def name_task(task: Any, task_id: str, **_: object) -> None:
+    """Every line that is written while the task runs names it, its queue and its request. Never its arguments."""
+    request = task.request
+    names = {"task": task.name, "task_id": task_id, "queue": (request.delivery_info or {}).get("routing_key")}
+    if request_id := request.get("request_id"):
+        names["request_id"] = request_id
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**names)
+    request.began = time.perf_counter()
+
+
+@task_postrun.connect
+def tell_task(task: Any, state: str | None = None, **_: object) -> None:
+    if settings.ACCESS_LOG and task.name not in TICKS:
+        began = getattr(task.request, "began", time.perf_counter())
+        log.info("task", state=state, ms=round((time.perf_counter() - began) * 1000, 1))
+    structlog.contextvars.clear_contextvars()
+
+
+@task_retry.connect
+def tell_retry(reason: Any, **_: object) -> None:
+    """The database or the broker is away; the task comes again. By the error's class: its text may hold a row."""
+    log.warning("task_retried", error=type(getattr(reason, "exc", reason)).__name__)

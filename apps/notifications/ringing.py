@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import structlog
@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 MOST_IDS = 500  # in one task: 20 kB, and a shift's first claim
 MOST_WAITING = 10_000  # ids held for the thread; past this the relay has them
 CANARY_LIVES_S = 60
+MOST_NAMED = 10  # request ids that a task carries for its log lines
 HEALTH_FRESH_S = 1.5  # how old the relay's word on the broker may be
 
 
@@ -59,7 +60,16 @@ def _send(task: str, args: list[object], queue: str, **options: Any) -> None:
 
 def ring(deliveries: Sequence[tuple[UUID, str]], lane: str) -> None:
     """Ring for (id, channel) pairs that were just committed. Returns at once and never raises."""
-    _ringer.ring([(queue_for(channel, lane), id) for id, channel in deliveries])
+    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+    _ringer.ring([Ring(queue_for(channel, lane), id, request_id) for id, channel in deliveries])
+
+
+class Ring(NamedTuple):
+    """One delivery to ring for, and the request that it came with."""
+
+    queue: str
+    id: UUID
+    request_id: str
 
 
 class Ringer:
@@ -70,12 +80,12 @@ class Ringer:
 
     def _start(self) -> None:
         self._pid = os.getpid()
-        self._waiting: deque[tuple[str, UUID]] = deque(maxlen=MOST_WAITING)
+        self._waiting: deque[Ring] = deque(maxlen=MOST_WAITING)
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_down = False
 
-    def ring(self, rings: Sequence[tuple[str, UUID]]) -> None:
+    def ring(self, rings: Sequence[Ring]) -> None:
         if os.getpid() != self._pid:
             self._start()
         with self._wake:
@@ -101,12 +111,15 @@ class Ringer:
                 log.warning("ring_failed", error=type(error).__name__, rings=len(rings))
                 self._wait_for_broker()
 
-    def _publish(self, rings: list[tuple[str, UUID]]) -> None:
-        by_queue: dict[str, list[UUID]] = {}
-        for queue, id in rings:
-            by_queue.setdefault(queue, []).append(id)
-        for queue, ids in by_queue.items():
-            publish_deliveries(queue, ids)
+    def _publish(self, rings: list[Ring]) -> None:
+        by_queue: dict[str, list[Ring]] = {}
+        for ring in rings:
+            by_queue.setdefault(ring.queue, []).append(ring)
+        for queue, those in by_queue.items():
+            requests = list(dict.fromkeys(ring.request_id for ring in those if ring.request_id))
+            # The log lines of the task that is rung name them: a busy moment's many requests share one task.
+            with structlog.contextvars.bound_contextvars(request_id=",".join(requests[:MOST_NAMED])):
+                publish_deliveries(queue, [ring.id for ring in those])
         RINGS.labels("rung").inc(len(rings))
 
     def _wait_for_broker(self) -> None:
