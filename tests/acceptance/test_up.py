@@ -142,7 +142,9 @@ def test_one_command_gives_a_service_that_sends_and_survives_and_ends_cleanly(ho
         again = Up(up.directory, **up.ports).start()
         again.wait_for(r"Ready after")
         took = re.search(r"Ready after ([\d.]+) s", again.said)
-        assert took and float(took[1]) < 30, again.said  # 10 s on two idle cores
+        assert took and float(took[1]) < 60, again.said[
+            -4000:
+        ]  # 10 s on two idle cores; a crash loop takes longer than this
         assert again.demo()["NOTIFIER_APP_SECRET"] == demo["NOTIFIER_APP_SECRET"]
 
         # Killed without a word, it takes its children along, and the next one starts.
