@@ -266,9 +266,16 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Notifier",
+    "DESCRIPTION": (
+        "Push, SMS and email behind one call. Requests are strict: an unknown field or query parameter is an error. "
+        "Answers are lenient: they may gain fields and words at any time, so ignore what you do not know. "
+        "Every 4xx and 5xx is `application/problem+json`; `type` is the address of a page about it."
+    ),
     "VERSION": "1",
     "OAS_VERSION": "3.1.0",
+    "SERVERS": [{"url": PUBLIC_URL}],
     "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_SETTINGS": {"deepLinking": True, "displayRequestDuration": True, "tryItOutEnabled": False},
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
 }

@@ -39,7 +39,7 @@ PROBLEM["properties"]["errors"] = FIELD_ERRORS
 
 
 class ViewSchema(AutoSchema):
-    """Reads `bodies`, `queries`, `answers` and `undocumented` of a ClientView."""
+    """Reads `bodies`, `queries`, `request_headers`, `answers`, `undocumented` and `scope` of a ClientView."""
 
     view: Any
 
@@ -50,9 +50,12 @@ class ViewSchema(AutoSchema):
         return f"{self.method.lower()}{type(self.view).__name__}"
 
     def get_description(self) -> str:  # type: ignore[override]  # as drf-spectacular has it
-        """The method's own words, or the view's; never those of a class above it."""
+        """The scope that is needed, then the method's own words, or the view's; never those of a class above it."""
         method = getattr(self.view, self.method.lower(), None)
-        return inspect.cleandoc(getattr(method, "__doc__", None) or vars(type(self.view)).get("__doc__") or "")
+        words = inspect.cleandoc(getattr(method, "__doc__", None) or vars(type(self.view)).get("__doc__") or "")
+        scope = getattr(self.view, "scope", "")
+        scope = scope.get(self.method, "") if isinstance(scope, dict) else scope
+        return "\n\n".join(filter(None, [f"Scope: `{scope}`." if scope else "", words]))
 
     def get_tags(self) -> list[str]:
         return [self.path.strip("/").split("/")[1]]
@@ -71,8 +74,11 @@ class ViewSchema(AutoSchema):
         return described
 
     def get_override_parameters(self) -> list[Any]:
-        shape = self.view.queries.get(self.method)
         return [
-            OpenApiParameter(name, field.full_schema(), OpenApiParameter.QUERY, required=field.required)
-            for name, field in (shape.fields.items() if shape else ())
+            OpenApiParameter(name, field.full_schema(), location, required=field.required)
+            for location, shapes in (
+                (OpenApiParameter.QUERY, self.view.queries),
+                (OpenApiParameter.HEADER, self.view.request_headers),
+            )
+            for name, field in (shapes[self.method].fields.items() if self.method in shapes else ())
         ]

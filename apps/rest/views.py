@@ -38,6 +38,7 @@ class ClientView(APIView):
 
     `scope`: one scope, or one per method. `bodies`: the shape of each method's body, read by `self.body()`.
     `queries`: the shape of each method's query (see `pagination.page_query`), parsed into `self.query`.
+    `request_headers`: the shape of each method's own headers, for the OpenAPI file.
     `answers`: JSON Schema of the answers by method and status, for the OpenAPI file.
     `undocumented`: methods that the OpenAPI file leaves out.
     `upfront_recipients`: recipients that each request spends together with itself, in one round trip.
@@ -46,6 +47,7 @@ class ClientView(APIView):
     scope: ClassVar[str | dict[str, str]]
     bodies: ClassVar[dict[str, Field]] = {}
     queries: ClassVar[dict[str, Shape]] = {}
+    request_headers: ClassVar[dict[str, Shape]] = {}
     answers: ClassVar[dict[str, dict[int, dict[str, Any] | None]]] = {}
     undocumented: ClassVar[tuple[str, ...]] = ()
     body_limit: ClassVar[int] = BODY_LIMIT

@@ -13,6 +13,7 @@ from apps.rest.catalogue import FieldCode
 from apps.rest.formats import Locale
 from apps.rest.pagination import page, page_query
 from apps.rest.problems import Problem
+from apps.rest.schema import ANY_OBJECT
 from apps.rest.validation import Array, Choice, Errors, Field, FreeObject, Integer, Shape, Text
 from apps.rest.views import ClientView, created
 from apps.templates import services
@@ -68,6 +69,7 @@ class TemplateDetail(ClientView):
             name="Template",
         )
     }
+    answers: ClassVar[dict[str, dict[int, dict[str, Any] | None]]] = {"PUT": {200: ANY_OBJECT, 201: ANY_OBJECT}}
 
     def get(self, request: Request, key: str) -> Response:
         """The template with its newest version, published or not."""

@@ -18,10 +18,14 @@ from apps.notifications.services.keys import Answer, RequestKey
 from apps.rest.body import BULK_BODY_LIMIT
 from apps.rest.catalogue import FieldCode
 from apps.rest.problems import Problem
-from apps.rest.validation import Array, Errors, Field, Shape, parse_body
+from apps.rest.validation import Array, Errors, Field, Shape, Text, parse_body
 from apps.rest.views import ClientView
 
 _KEY = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?", re.ASCII)
+
+
+def _key_header(*, required: bool = False) -> Shape:
+    return Shape({"Idempotency-Key": Text(min=1, max=255, pattern=_KEY.pattern, required=required)})
 
 
 def caller_of(request: Request) -> Caller:
@@ -66,6 +70,7 @@ class Send(ClientView):
 
     scope: ClassVar[str | dict[str, str]] = {"POST": "send"}
     bodies: ClassVar[dict[str, Field]] = {"POST": shapes.NOTIFICATION}
+    request_headers: ClassVar[dict[str, Shape]] = {"POST": _key_header()}
     answers: ClassVar[dict[str, dict[int, dict[str, Any] | None]]] = {
         "POST": {202: shown.ACCEPTED_OUT, 200: shown.ACCEPTED_OUT}
     }
@@ -84,6 +89,7 @@ class Send(ClientView):
 class SendBatch(ClientView):
     scope = "send"
     bodies: ClassVar[dict[str, Field]] = {"POST": shapes.BATCH}
+    request_headers: ClassVar[dict[str, Shape]] = {"POST": _key_header(required=True)}
     answers: ClassVar[dict[str, dict[int, dict[str, Any] | None]]] = {"POST": {202: shown.BATCH_OUT}}
     body_limit = BULK_BODY_LIMIT
 
