@@ -13,8 +13,9 @@ import contextlib
 import time
 
 from apps.console.supervisor import state_directory
-from tests.bench.bench import PARTS, Bench
+from tests.bench.bench import Bench
 from tests.bench.environment import servers_in
+from tests.bench.parts import PARTS
 
 STATE = state_directory() / "bench"
 

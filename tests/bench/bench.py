@@ -1,4 +1,4 @@
-"""What the parts share: the sinks, the service once started, and how a run is shown."""
+"""What the parts share: the sink, the service once started, both sides in turn, and how a run is shown."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Self
 
 from apps.console.servers import Servers
+from tests.bench.cpu import CORES
 from tests.bench.driver import percentile
 from tests.bench.ours import BenchStack, Run
 from tests.bench.sink import Sink
 from tests.bench.theirs import Naive
 
 LEAST_NAIVE_REUSE = 150.0  # deliveries/s: slower than that, the machine was busy and the run says nothing
+SIDES = {False: "naive", True: "naive+reuse"}
 
 
 class Bench:
+    """`figures`: what was found, by name; `void`: those of them that a busy machine made worthless."""
+
     def __init__(self, servers: Servers, state: Path, *, quick: bool, ours_only: bool) -> None:
         self.servers = servers
         self.state = state
@@ -25,6 +29,7 @@ class Bench:
         self.ours_only = ours_only
         self.rounds = 1 if quick else 3
         self.figures: dict[str, float] = {}
+        self.void: set[str] = set()
         self._open = contextlib.ExitStack()
         self._ours: BenchStack | None = None
 
@@ -41,36 +46,73 @@ class Bench:
         if self._ours is None:
             self._ours = BenchStack(self.servers, self.state)
             self._open.callback(self._ours.stop_all)
-            self._ours.start_for(self.sink.url, 25)
+            self._ours.start_for(self.sink.url, self.sink.smtp_port)
             self._ours.bulk(2000)
             self._ours.single(200)
         return self._ours
 
+    def stop_ours(self) -> None:
+        """For a part that wants the servers to itself. The next part that needs ours starts it anew."""
+        if self._ours is not None:
+            self._ours.stop_all()
+            self._ours = None
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """Ours stands still."""
+        with self._ours.frozen() if self._ours else contextlib.nullcontext():
+            yield
+
     @contextlib.contextmanager
     def naive(self, *, reuse: bool) -> Iterator[Naive]:
         """The other side, warm, while ours stands still."""
-        frozen = self._ours.frozen() if self._ours else contextlib.nullcontext()
-        with frozen, Naive(self.servers, self.state, self.sink.url, reuse=reuse) as naive:
+        with self.aside(), Naive(self.servers, self.state, self.sink.url, reuse=reuse) as naive:
             naive.bulk(100)
             yield naive
 
     def sides(
-        self, load: Callable[[BenchStack | Naive], Run], *, latency_ms: float = 0.0, naive: tuple[bool, ...] = (True,)
+        self,
+        load: Callable[[BenchStack | Naive], Run],
+        *,
+        latency_ms: float = 0.0,
+        naive: tuple[bool, ...] = (True,),
+        rounds: int = 0,
     ) -> dict[str, list[Run]]:
         """The load on each side, `rounds` times in turn. `naive`: which of it, by `reuse`."""
         runs: dict[str, list[Run]] = {}
         self.ours  # noqa: B018 - started before the first round, not inside it
-        for _ in range(self.rounds):
+        for _ in range(rounds or self.rounds):
             for reuse in () if self.ours_only else naive:
                 self.sink.reset(latency_ms)
                 with self.naive(reuse=reuse) as side:
-                    runs.setdefault("naive+reuse" if reuse else "naive", []).append(load(side))
+                    runs.setdefault(SIDES[reuse], []).append(load(side))
+                show(SIDES[reuse], runs[SIDES[reuse]][-1])
             self.sink.reset(latency_ms)
             runs.setdefault("ours", []).append(load(self.ours))
-        for name, found in runs.items():
-            for run in found:
-                show(name, run)
+            show("ours", runs["ours"][-1])
+        self.sink.reset()
         return runs
+
+    def compare(self, name: str, runs: dict[str, list[Run]], *, least: float | None = None) -> None:
+        """Medians of the rounds and their ratios, as `<name> ...` figures.
+
+        `least`: the rate that naive+reuse must reach, else the ratios of rates are void; those of CPU stand.
+        """
+        per_s = {side: median(found, lambda run: run.per_s) for side, found in runs.items()}
+        cpu_us = {side: median(found, lambda run: run.cpu_us) for side, found in runs.items()}
+        self.figures |= {f"{name} {side} per_s": rate for side, rate in per_s.items()}
+        self.figures |= {f"{name} {side} cpu_us": used for side, used in cpu_us.items()}
+        for side in (side for side in per_s if side != "ours"):
+            ratio, cpu_ratio = per_s["ours"] / per_s[side], cpu_us[side] / cpu_us["ours"]
+            self.figures |= {f"{name} vs {side}": ratio, f"{name} cpu vs {side}": cpu_ratio}
+            print(f"  ours against {side}: {ratio:.1f}x the rate, {cpu_ratio:.1f}x less CPU")
+        if least is not None and per_s.get("naive+reuse", least) < least:
+            self.void |= {f"{name} vs {side}" for side in per_s}
+            print(f"  VOID: naive+reuse reached {per_s['naive+reuse']:.0f}/s, less than {least:.0f}/s: a busy machine")
+
+
+def median(runs: list[Run], of: Callable[[Run], float]) -> float:
+    return statistics.median(map(of, runs))
 
 
 def show(name: str, run: Run) -> None:
@@ -82,41 +124,9 @@ def show(name: str, run: Run) -> None:
         f"p50 {percentile(waits, 0.5) * 1e3:.0f} p99 {percentile(waits, 0.99) * 1e3:.0f} ms"
     )
     print("      us each: " + "   ".join(f"{group} {us:,.0f}" for group, us in groups if us >= 0.5))
+    busy = run.usage.machine_s / run.usage.elapsed_s / CORES
     print(
-        f"      new sessions {run.sessions}; machine {run.usage.machine_s / run.usage.elapsed_s / 2 * 100:.0f} % busy, "
-        f"of which counted here {run.usage.total_s / run.usage.machine_s * 100:.0f} %",
+        f"      tasks {run.tasks}, new sessions {run.sessions}; machine {busy * 100:.0f} % busy, "
+        f"{run.usage.total_s / run.usage.machine_s * 100:.0f} % of that counted here",
         flush=True,
     )
-
-
-def median(runs: list[Run], of: Callable[[Run], float]) -> float:
-    return statistics.median(map(of, runs))
-
-
-def bulk(bench: Bench) -> None:
-    """push, batches of 10 items x 100 recipients, no provider latency"""
-    ours, theirs = (10_000, 1000) if bench.quick else (40_000, 2000)
-    runs = bench.sides(lambda side: side.bulk(ours if isinstance(side, BenchStack) else theirs), naive=(False, True))
-    compare(bench, "bulk", runs)
-
-
-def single(bench: Bench) -> None:
-    """push, one request each over 16 connections, no provider latency"""
-    ours, theirs = (3000, 1000) if bench.quick else (8000, 2000)
-    runs = bench.sides(lambda side: side.single(ours if isinstance(side, BenchStack) else theirs))
-    compare(bench, "single", runs)
-
-
-def compare(bench: Bench, name: str, runs: dict[str, list[Run]]) -> None:
-    per_s = {side: median(found, lambda run: run.per_s) for side, found in runs.items()}
-    bench.figures |= {f"{name} {side} per_s": rate for side, rate in per_s.items()}
-    bench.figures[f"{name} cpu_us"] = median(runs["ours"], lambda run: run.cpu_us)
-    for side in ("naive", "naive+reuse"):
-        if side in per_s:
-            bench.figures[f"{name} vs {side}"] = per_s["ours"] / per_s[side]
-            print(f"  ours / {side}: {per_s['ours'] / per_s[side]:.1f}x")
-    if per_s.get("naive+reuse", LEAST_NAIVE_REUSE) < LEAST_NAIVE_REUSE:
-        print(f"  VOID: naive+reuse reached {per_s['naive+reuse']:.0f}/s, less than {LEAST_NAIVE_REUSE:.0f}/s")
-
-
-PARTS: dict[str, Callable[[Bench], None]] = {"bulk": bulk, "single": single}

@@ -14,12 +14,31 @@ _PUSH = {
     "title": "Hello {{ name }}, order {{ order.id }} is on its way",
     "body": '{% if order.eta %}It arrives on {{ order.eta | date: "%A, %-d %B" }}.{% endif %}',
 }
+_ROWS = "\n".join(f"<tr><td>Row {n}</td><td>{{{{ order.line{n} }}}}</td></tr>" for n in range(18))
+MAIL = {
+    "subject": "Order {{ order.id }} is on its way to {{ name }}",
+    "html": f"""<!doctype html>
+<html><body style="font-family:sans-serif">
+<h1>Hello {{{{ name }}}}</h1>
+<p>Order {{{{ order.id }}}} is on its way and arrives on {{{{ order.eta }}}}.</p>
+<table>
+{_ROWS}
+</table>
+{{% if order.note %}}<p>Note: {{{{ order.note }}}}</p>{{% endif %}}
+<p>Thank you,</p>
+<p>the shop</p>
+</body></html>""",
+    "text": "Hello {{ name }}, order {{ order.id }} is on its way and arrives on {{ order.eta }}. Thank you, the shop",
+}
+"""Thirty lines, in what Liquid and Django's own templates have in common."""
+
 TEMPLATES: dict[str, tuple[str, dict[str, Any]]] = {
     "bench-bulk": ("news", {"push": {"en": _PUSH}}),
     "bench-normal": ("orders", {"push": {"en": _PUSH}}),
     "bench-critical": ("security", {"push": {"en": _PUSH}}),
+    "bench-mail": ("news", {"email": {"en": MAIL}}),
 }
-DATA = {"order": {"id": "A-1001", "eta": "2026-11-25"}}
+DATA = {"order": {"id": "A-1001", "eta": "2026-11-25", **{f"line{n}": f"value {n}" for n in range(18)}}}
 
 
 def person(number: int) -> str:

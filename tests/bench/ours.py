@@ -17,6 +17,7 @@ from uuid import uuid4
 import psycopg2
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from redis import Redis
 
 from apps.console.servers import Servers
 from apps.console.supervisor import ROOT
@@ -39,7 +40,8 @@ class Run:
     accepted_s: float
     usage: Usage
     answers: Answers
-    sessions: int
+    sessions: int = 0  # new ones of PostgreSQL
+    tasks: int = 0  # published meanwhile
 
     @property
     def per_s(self) -> float:
@@ -75,25 +77,47 @@ class BenchStack(Stack):
 
     # --- loads ------------------------------------------------------------------------------------------------
 
-    def bulk(self, deliveries: int) -> Run:
+    def bulk(self, deliveries: int, template: str = "bench-bulk") -> Run:
         """Batches of 10 items x 100 recipients over 4 connections."""
-        requests = [
-            self.caller.post("/v1/notifications/batch", body, Idempotency_Key=uuid4().hex)
-            for body in load.batches(deliveries)
-        ]
-        return self._run(requests, deliveries, connections=4)
+        return self._run(self.bulk_requests(deliveries, template), deliveries, connections=4)
 
     def single(self, count: int) -> Run:
         """One request each, 16 connections."""
-        requests = [self.caller.post("/v1/notifications", body) for body in load.singles(count)]
-        return self._run(requests, count, connections=16)
+        return self._run(self.single_requests(count), count, connections=16)
+
+    def accept_bulk(self, recipients: int) -> Run:
+        return self._accept(self.bulk_requests(recipients), recipients, connections=4)
+
+    def accept_single(self, count: int) -> Run:
+        return self._accept(self.single_requests(count), count, connections=16)
+
+    def bulk_requests(self, deliveries: int, template: str = "bench-bulk") -> list[bytes]:
+        return [
+            self.caller.post("/v1/notifications/batch", body, Idempotency_Key=uuid4().hex)
+            for body in load.batches(deliveries, template)
+        ]
+
+    def single_requests(self, count: int, template: str = "bench-normal") -> list[bytes]:
+        return [self.caller.post("/v1/notifications", body) for body in load.singles(count, template)]
+
+    def _accept(self, requests: list[bytes], count: int, *, connections: int) -> Run:
+        """Accepting alone: whoever works on what was accepted stands still, and does it afterwards."""
+        sent = self.sent()
+        with self.frozen(*(name for name in self.fleet.processes if name != "web")):
+            meter = Meter(self.roots())
+            answers = self.caller.send(requests, connections=connections)
+            usage = meter.stop()
+        answers.must_be_accepted()
+        self.wait_sent(sent + count)
+        took = answers.ended - answers.began
+        return Run(count, elapsed_s=took, accepted_s=took, usage=usage, answers=answers)
 
     def _run(self, requests: list[bytes], deliveries: int, *, connections: int) -> Run:
-        sent, sessions = self.sent(), self.sessions()
+        sent, sessions, tasks = self.sent(), self.sessions(), self.published()
         meter = Meter(self.roots())
         answers = self.caller.send(requests, connections=connections)
         answers.must_be_accepted()
-        self.wait_for(lambda: self.sent() - sent >= deliveries, "the results", within_s=DONE_WITHIN_S, every_s=0.05)
+        self.wait_sent(sent + deliveries)
         usage = meter.stop()
         [(ended,)] = self.query("SELECT extract(epoch FROM max(ended_at))::float8 FROM notifications_delivery")
         return Run(
@@ -103,6 +127,7 @@ class BenchStack(Stack):
             usage=usage,
             answers=answers,
             sessions=self.sessions() - sessions,
+            tasks=self.published() - tasks,
         )
 
     # --- what is so -------------------------------------------------------------------------------------------
@@ -110,6 +135,15 @@ class BenchStack(Stack):
     def sent(self) -> int:
         [(count,)] = self.query("SELECT coalesce(sum(n), 0) FROM notifications_tally WHERE to_state = 'sent'")
         return int(count)
+
+    def wait_sent(self, count: int) -> None:
+        self.wait_for(lambda: self.sent() >= count, "the results", within_s=DONE_WITHIN_S, every_s=0.05)
+
+    def published(self) -> int:
+        """Tasks that anybody ever published: each is one LPUSH to the broker."""
+        assert self.servers.broker
+        with Redis(unix_socket_path=str(self.servers.broker.socket)) as client:
+            return int(client.info("commandstats").get("cmdstat_lpush", {}).get("calls", 0))
 
     def sessions(self) -> int:
         [(count,)] = self.query("SELECT sessions FROM pg_stat_database WHERE datname = current_database()")

@@ -1,7 +1,7 @@
-"""A bare provider: answers every push at once (or after a set latency), and remembers when each one came.
+"""A bare provider: answers every push at once (or after a set latency) and takes every mail, and counts.
 
-Not the sandbox, which checks what it is sent: here nothing is to be measured but the two senders. A process of its
-own (`python -m tests.bench.sink`); its CPU is on nobody's account.
+Not the sandbox, which checks what it is sent: here nothing is to be measured but the senders. A process of its own
+(`python -m tests.bench.sink`); its CPU is on nobody's account.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ TOKEN = json.dumps({"access_token": "bench", "expires_in": 3599, "token_type": "
 class State:
     def __init__(self) -> None:
         self.taken = 0
+        self.mails = 0
         self.latency_s = 0.0
         self.arrivals: dict[str, float] = {}  # delivery id -> Unix seconds, of the first time
 
@@ -69,11 +70,11 @@ class Http(asyncio.Protocol):
         elif line.startswith(b"POST /token"):
             answer = TOKEN
         elif line.startswith(b"GET /_count"):
-            answer = json.dumps({"taken": state.taken, "known": len(state.arrivals)}).encode()
+            answer = json.dumps({"taken": state.taken, "mails": state.mails}).encode()
         elif line.startswith(b"GET /_arrivals"):
             answer = json.dumps(state.arrivals).encode()
         elif line.startswith(b"POST /_reset"):
-            state.taken, state.arrivals = 0, {}
+            state.taken, state.mails, state.arrivals = 0, 0, {}
             state.latency_s = json.loads(body)["latency_ms"] / 1000
             answer = b"{}"
         else:
@@ -87,11 +88,54 @@ class Http(asyncio.Protocol):
             )
 
 
+class Smtp(asyncio.Protocol):
+    """SMTP (RFC 5321) that says yes to everything; `taken` counts mails whose end came."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._kept = b""
+        self._is_data = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        transport.write(b"220 bench ESMTP\r\n")  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        self._kept += data
+        while True:
+            mark = b"\r\n.\r\n" if self._is_data else b"\r\n"
+            found, _, rest = self._kept.partition(mark)
+            if len(found) == len(self._kept):
+                return
+            self._kept = rest
+            if self._is_data:
+                self._is_data = False
+                self._state.mails += 1
+                self._transport.write(b"250 2.0.0 queued\r\n")
+            else:
+                self._command(found[:4].upper())
+
+    def _command(self, verb: bytes) -> None:
+        if verb == b"EHLO":
+            answer = b"250-bench\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"
+        elif verb == b"DATA":
+            self._is_data = True
+            answer = b"354 go on\r\n"
+        elif verb == b"QUIT":
+            answer = b"221 bye\r\n"
+        else:
+            answer = b"250 2.0.0 ok\r\n"
+        self._transport.write(answer)
+        if verb == b"QUIT":
+            self._transport.close()
+
+
 async def serve() -> None:
     loop = asyncio.get_running_loop()
     state = State()
-    server = await loop.create_server(lambda: Http(state, loop), "127.0.0.1", 0, backlog=2048)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    web = await loop.create_server(lambda: Http(state, loop), "127.0.0.1", 0, backlog=2048)
+    mail = await loop.create_server(lambda: Smtp(state), "127.0.0.1", 0, backlog=2048)
+    print(*(server.sockets[0].getsockname()[1] for server in (web, mail)), flush=True)
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     await reader.read()  # ends with whoever started it
@@ -100,15 +144,12 @@ async def serve() -> None:
 class Sink:
     """The sink's process, from the side of the bench."""
 
-    module = "tests.bench.sink"
-
     def __enter__(self) -> Self:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", self.module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ)
-        )
+        command = [sys.executable, "-m", "tests.bench.sink"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=dict(os.environ))
         assert self.process.stdout
-        self.port = int(self.process.stdout.readline())
-        self.url = f"http://127.0.0.1:{self.port}"
+        port, self.smtp_port = map(int, self.process.stdout.readline().split())
+        self.url = f"http://127.0.0.1:{port}"
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -124,6 +165,10 @@ class Sink:
     @property
     def taken(self) -> int:
         return int(self._ask("/_count")["taken"])
+
+    @property
+    def mails(self) -> int:
+        return int(self._ask("/_count")["mails"])
 
     def arrivals(self) -> dict[str, float]:
         """Delivery id -> Unix seconds of its arrival."""

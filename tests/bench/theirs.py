@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import requests
 
 from apps.console.servers import Servers, die_with_parent
 from apps.console.supervisor import ROOT, common_to_children, free_port
-from tests.acceptance.stack import with_broker_database, with_database
+from tests.acceptance.stack import descendants, with_broker_database, with_database
 from tests.bench import load
 from tests.bench.cpu import Meter
 from tests.bench.driver import Caller
@@ -70,12 +71,37 @@ class Naive:
 
     def bulk(self, count: int) -> Run:
         """Lists of 1,000, as large as our batches, over 4 connections."""
-        size = min(count, load.ITEMS * load.RECIPIENTS)
-        bodies = [[_body(n) for n in range(start, start + size)] for start in range(0, count, size)]
-        return self._run([self.caller.post("/notifications", body) for body in bodies], count, connections=4)
+        return self._run(self.bulk_requests(count), count, connections=4)
 
     def single(self, count: int) -> Run:
-        return self._run([self.caller.post("/notifications", _body(n)) for n in range(count)], count, connections=16)
+        return self._run(self.single_requests(count), count, connections=16)
+
+    def accept_bulk(self, count: int) -> Run:
+        return self._accept(self.bulk_requests(count), count, connections=4)
+
+    def accept_single(self, count: int) -> Run:
+        return self._accept(self.single_requests(count), count, connections=16)
+
+    def bulk_requests(self, count: int) -> list[bytes]:
+        size = min(count, load.ITEMS * load.RECIPIENTS)
+        bodies = [[_body(n) for n in range(start, start + size)] for start in range(0, count, size)]
+        return [self.caller.post("/notifications", body) for body in bodies]
+
+    def single_requests(self, count: int) -> list[bytes]:
+        return [self.caller.post("/notifications", _body(n)) for n in range(count)]
+
+    def _accept(self, requests_: list[bytes], count: int, *, connections: int) -> Run:
+        """Accepting alone: the worker stands still, and does it afterwards."""
+        self._query("TRUNCATE naive_notification")
+        self._signal_worker(signal.SIGSTOP)
+        meter = Meter(self.roots())
+        answers = self.caller.send(requests_, connections=connections)
+        usage = meter.stop()
+        self._signal_worker(signal.SIGCONT)
+        answers.must_be_accepted()
+        self._wait_sent(count)
+        took = answers.ended - answers.began
+        return Run(count, elapsed_s=took, accepted_s=took, usage=usage, answers=answers)
 
     def _run(self, requests_: list[bytes], count: int, *, connections: int) -> Run:
         self._query("TRUNCATE naive_notification")
@@ -93,6 +119,7 @@ class Naive:
             usage=usage,
             answers=answers,
             sessions=self._sessions() - sessions,
+            tasks=count,
         )
 
     def roots(self) -> dict[str, list[int]]:
@@ -111,6 +138,11 @@ class Naive:
                 start_new_session=True,
                 preexec_fn=die_with_parent(15),
             )
+
+    def _signal_worker(self, signum: int) -> None:
+        main = self.children["worker"].pid
+        for pid in (main, *descendants(main)):
+            os.kill(pid, signum)
 
     def _wait_until_it_works(self) -> None:
         deadline = time.monotonic() + 30
