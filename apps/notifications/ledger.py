@@ -9,7 +9,8 @@ from typing import TypeVar
 from uuid import UUID
 
 import structlog
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import Error as DatabaseError
+from django.db import OperationalError, connection, transaction
 
 from apps.notifications import claims, records
 from apps.notifications.metrics import count_results
@@ -47,7 +48,7 @@ class PostgresLedger:
         try:
             for start in range(0, len(results), records.BATCH):
                 self._record(results[start : start + records.BATCH])
-        except (OperationalError, InterfaceError):
+        except DatabaseError:  # also one that became a standby: the next connection may lead to its successor
             connection.close()
             raise
 

@@ -17,7 +17,8 @@ from uuid import UUID
 
 import structlog
 from celery import current_app
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import Error as DatabaseError
+from django.db import connection, transaction
 from kombu.exceptions import OperationalError as BrokerError
 
 from apps.notifications import ringing
@@ -27,6 +28,7 @@ from apps.notifications.heartbeats import beat
 from apps.notifications.metrics import LEASES_EXPIRED
 from apps.notifications.partitions import ensure_partitions
 from apps.notifications.services.lost import give_up_on
+from apps.rest.problems import is_database_down
 from notifier.queues import DELIVERY_QUEUES, channel_and_lane, queue_for
 
 log = structlog.get_logger(__name__)
@@ -168,7 +170,9 @@ class Relay:
             try:
                 did = self.tick()
                 pause = TICK_S if did else IDLE_TICK_S
-            except (OperationalError, InterfaceError) as error:
+            except DatabaseError as error:
+                if not is_database_down(error):
+                    raise
                 log.warning("relay_without_database", error=type(error).__name__)
                 connection.close()
                 pause = 1.0
