@@ -184,8 +184,6 @@ class Loop:
             return False
         return True
 
-    def close(self, timeout_s: float = 10.0) -> None:
-        """Let results in hand be written, then stop."""
-        self.wait_recorded(timeout_s)
+    def stop(self, timeout_s: float) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout_s)

@@ -52,6 +52,12 @@ class Worker:
         router = Router()
         return cls(ledger, loop, router, Dispatcher(loop, router, exchange_token), clock, must_stop)
 
+    def close(self, timeout_s: float) -> None:
+        """Let what is open end and be recorded, close the providers' connections, stop the loop."""
+        if self.loop.wait_recorded(timeout_s):
+            self.loop.call(self.dispatcher.aclose()).result(timeout_s)
+        self.loop.stop(timeout_s)
+
 
 def deliver(worker: Worker, queue: str, ids: Sequence[UUID], *, alone: bool = False) -> int:
     """One shift: send what was rung for, then what else its lane holds. Returns how many deliveries it took.

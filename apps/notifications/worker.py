@@ -44,4 +44,4 @@ def _stop_claiming(**_: Any) -> None:
 def _write_what_is_left(**_: Any) -> None:
     worker = _workers.get(os.getpid())
     if worker is not None:
-        worker.loop.close(_LAST_WRITES_S)
+        worker.close(_LAST_WRITES_S)

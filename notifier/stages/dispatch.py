@@ -91,6 +91,14 @@ class Dispatcher:
             problem = type(error).__name__
         return [Outcome(Kind.UNCERTAIN, code=problem, detail="the adapter failed")] * len(jobs)
 
+    async def aclose(self) -> None:
+        """Close every connection; nothing may be sent any more."""
+        for _, provider in self._providers.values():
+            await provider.aclose()
+        self._providers.clear()
+        if self._carrier is not None:
+            await self._carrier.aclose()
+
     def _provider(self, account: Account) -> Provider:
         revision, provider = self._providers.get(account.id, ("", None))
         if provider is not None and revision == account.revision:

@@ -30,7 +30,7 @@ def worker(ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wo
     FakeProvider.reset()
     made = Worker.start(ledger, lambda: 1e12 - 100)
     yield made
-    made.loop.close(2)
+    made.close(2)
     provider_class.cache_clear()
 
 
