@@ -82,3 +82,16 @@ class ViewSchema(AutoSchema):
             )
             for name, field in (shapes[self.method].fields.items() if self.method in shapes else ())
         ]
+
+
+def endpoints(contract: dict[str, Any]) -> str:
+    """The table of docs/api.md: each operation of an OpenAPI file with its scope, its query and its first sentence."""
+    lines = ["| Method and path | Scope | Query | |", "|---|---|---|---|"]
+    for path, methods in sorted(contract["paths"].items()):
+        for method, operation in methods.items():
+            scope, _, words = operation["description"].partition("\n\n")
+            sentence = " ".join(words.split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+            query = [f"`{p['name']}`" for p in operation.get("parameters", ()) if p["in"] == "query"]
+            scope = scope.removeprefix("Scope: ").rstrip(".")
+            lines.append(f"| {method.upper()} `{path}` | {scope} | {' '.join(query)} | {sentence} |")
+    return "\n".join(lines) + "\n"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
+from apps.notifications import shown
+from apps.notifications.models import Waiting
+from apps.rest.schema import endpoints
 from apps.templates.versions import forget_all
 from notifier.message import Mode
 from tests.apps.notifications.world import EVERYTHING, World
@@ -179,3 +183,24 @@ def test_the_page_of_the_contract_runs_and_loads_only_our_own_files() -> None:
     script = Client().get(start)
     assert "javascript" in script.headers["Content-Type"]
     assert "/v1/openapi.json" in script.content.decode()
+
+
+# --- The page for people -----------------------------------------------------------------------------------------
+
+REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
+PRINTED_BY = (
+    "python manage.py shell -v 0 -c 'import json; from apps.rest.schema import endpoints; from config.urls "
+    'import contract; print(endpoints(json.loads(contract())), end="")\''
+)
+
+
+def test_the_reference_lists_every_address(contract: dict[str, Any]) -> None:
+    _, _, rest = REFERENCE.read_text().partition("<!-- endpoints -->\n")
+    table, _, _ = rest.partition("<!-- /endpoints -->")
+    assert table == endpoints(contract), f"put there what this prints: {PRINTED_BY}"
+
+
+def test_the_reference_names_every_state_and_every_word_of_waiting() -> None:
+    text = REFERENCE.read_text()
+    words = [*shown.STATES, *shown.STATUSES, *(word for word in Waiting.values if word)]
+    assert [word for word in words if not re.search(rf"\b{word}\b", text)] == []
