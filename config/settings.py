@@ -197,6 +197,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "apps.console.csp.AdminPolicyMiddleware",
 ]
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
@@ -253,6 +254,37 @@ if env.bool("BEHIND_TLS_PROXY", default=False):
 TRUSTED_PROXIES: int = env.int("TRUSTED_PROXIES", default=0)
 """How many proxies of ours append to X-Forwarded-For. 0: the header is not believed."""
 DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 2**20  # batch and provider callbacks; the parser holds the rest to 1 MiB
+
+# --- The admin site -------------------------------------------------------------------------------------------
+
+LOGIN_REDIRECT_URL = "admin:index"  # the theme's login form leaves out where Django would go by itself
+UNFOLD = {
+    "SITE_TITLE": "Notifier",
+    "SITE_HEADER": "Notifier",
+    "SITE_SYMBOL": "notifications_active",
+    "SITE_URL": None,
+    "SHOW_VIEW_ON_SITE": False,
+    "SHOW_BACK_BUTTON": True,
+    "ENVIRONMENT": "apps.console.site.environment",
+    "DASHBOARD_CALLBACK": "apps.console.dashboard.dashboard",
+    "STYLES": ["apps.console.site.stylesheet"],
+    "SIDEBAR": {"show_search": True, "navigation": "apps.console.site.navigation"},
+    "COLORS": {
+        "primary": {
+            "50": "#eef6ff",
+            "100": "#d9eaff",
+            "200": "#bcdaff",
+            "300": "#8ec3ff",
+            "400": "#59a2ff",
+            "500": "#3380fb",
+            "600": "#1d61f0",
+            "700": "#154cdd",
+            "800": "#183fb3",
+            "900": "#19398d",
+            "950": "#142456",
+        }
+    },
+}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["apps.clients.auth.AppKeyAuthentication"],

@@ -68,6 +68,12 @@ def check(account: ProviderAccount) -> None:
     listener(account)
 
 
+def set_status(account: ProviderAccount, status: AccountStatus, reason: str = "") -> None:
+    """Pause the account, or let it be chosen again. Every process knows it within 2 s."""
+    account.status, account.reason = status.value, reason[:200]
+    account.save(update_fields=["status", "reason", "updated_at"])
+
+
 def listener(account: ProviderAccount) -> Provider:
     """The account's provider without any client: for checking settings and reading callbacks, not for sending."""
     return make_provider(
