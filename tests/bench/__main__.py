@@ -1,6 +1,6 @@
 """The figures behind the README's numbers: ours against the naive design, on the same servers, in one run.
 
-    python -m tests.bench                        everything, about half an hour
+    python -m tests.bench                        everything, about twenty minutes
     python -m tests.bench --only bulk --quick    one part, once
 
 The machine's other work shows in every figure: read ratios and CPU, not rates.
@@ -13,6 +13,7 @@ import contextlib
 import time
 
 from apps.console.supervisor import state_directory
+from tests.bench import report
 from tests.bench.bench import Bench
 from tests.bench.environment import servers_in
 from tests.bench.parts import PARTS
@@ -37,6 +38,10 @@ def main() -> None:
             if part in chosen:
                 print(f"\n== {part}: {PARTS[part].__doc__}", flush=True)
                 PARTS[part](bench)
+    figures = report.keep(state_directory() / "bench.json", bench.figures, bench.void, quick=options.quick)
+    print("\n" + report.table({name: figures[name] for name in bench.figures}))
+    if not options.quick:
+        report.write_page(figures)
     print(f"\n{time.monotonic() - began:.0f} s in all")
 
 

@@ -51,12 +51,6 @@ class Bench:
             self._ours.single(200)
         return self._ours
 
-    def stop_ours(self) -> None:
-        """For a part that wants the servers to itself. The next part that needs ours starts it anew."""
-        if self._ours is not None:
-            self._ours.stop_all()
-            self._ours = None
-
     @contextlib.contextmanager
     def aside(self) -> Iterator[None]:
         """Ours stands still."""
@@ -127,6 +121,6 @@ def show(name: str, run: Run) -> None:
     busy = run.usage.machine_s / run.usage.elapsed_s / CORES
     print(
         f"      tasks {run.tasks}, new sessions {run.sessions}; machine {busy * 100:.0f} % busy, "
-        f"{run.usage.total_s / run.usage.machine_s * 100:.0f} % of that counted here",
+        f"{run.usage.share * 100:.0f} % of that counted here",
         flush=True,
     )

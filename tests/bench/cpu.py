@@ -29,9 +29,10 @@ class Usage:
         """Microseconds of each group for one of `count`."""
         return {group: seconds / count * 1e6 for group, seconds in self.groups.items()}
 
-    def strangers(self, own_s: float) -> float:
-        """How much of the machine others used meanwhile, 0..1; `own_s`: of the driver and the sink."""
-        return max(0.0, self.machine_s - self.total_s - own_s) / (self.elapsed_s * CORES)
+    @property
+    def share(self) -> float:
+        """How much of all that the machine did was this; the rest is the driver, the sink and strangers. 0..1."""
+        return self.total_s / self.machine_s
 
 
 class Meter:

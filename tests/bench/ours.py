@@ -27,7 +27,14 @@ from tests.bench.cpu import Meter, Usage
 from tests.bench.driver import Answers, Caller
 
 PREPARED = "bench_prepared"
-GROUPS = {"web": "web", "relay": "relay", "core": "core", "push": "push worker", "push-critical": "push critical"}
+GROUPS = {
+    "web": "web",
+    "relay": "relay",
+    "core": "core",
+    "push": "push worker",
+    "push-critical": "push critical",
+    "email": "email worker",
+}
 DONE_WITHIN_S = 600
 
 
@@ -69,7 +76,7 @@ class BenchStack(Stack):
         key_file = self.state / "service-account.pem"
         if not key_file.exists():
             key_file.write_text(_private_key())
-        self._script("accounts", sink_url, str(smtp_port), str(key_file))
+        self.script("tests.bench.prepare", "accounts", sink_url, str(smtp_port), str(key_file))
         self.start(*self.fleet.processes)
         found = json.loads(self.credentials.read_text())
         self.caller = Caller(self.url, (found["key"], found["secret"]))
@@ -178,33 +185,36 @@ class BenchStack(Stack):
             return
         print(f"  preparing {load.PEOPLE:,} people with a device each (once)", flush=True)
         began = time.monotonic()
-        self._sql(f"DROP DATABASE IF EXISTS {PREPARED} WITH (FORCE)", f"CREATE DATABASE {PREPARED}")
+        self.sql(f"DROP DATABASE IF EXISTS {PREPARED} WITH (FORCE)", f"CREATE DATABASE {PREPARED}")
         url = self.environment["DATABASE_URL"]
         self.environment["DATABASE_URL"] = with_database(url, PREPARED)
         try:
             self.manage("migrate", "--verbosity", "0")
-            self._script("people", str(self.credentials))
+            self.script("tests.bench.prepare", "people", str(self.credentials))
         finally:
             self.environment["DATABASE_URL"] = url
         marked.write_text(mark)
         print(f"  prepared in {time.monotonic() - began:.0f} s", flush=True)
 
     def _copy(self) -> None:
-        self._sql(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)", f"CREATE DATABASE {DATABASE} TEMPLATE {PREPARED}")
+        self.sql(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)", f"CREATE DATABASE {DATABASE} TEMPLATE {PREPARED}")
         with contextlib.closing(self._connect(DATABASE)) as connection, connection.cursor() as cursor:
             cursor.execute("VACUUM ANALYZE")
 
-    def _sql(self, *statements: str) -> None:
+    def sql(self, *statements: str) -> None:
+        """Run statements outside any transaction, in the server's own database."""
         with contextlib.closing(psycopg2.connect(with_database(os.environ["DATABASE_URL"], "postgres"))) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 for statement in statements:
                     cursor.execute(statement)
 
-    def _script(self, *arguments: str) -> None:
-        subprocess.run(
-            [sys.executable, "-m", "tests.bench.prepare", *arguments], cwd=ROOT, env=self.environment, check=True
-        )
+    def script(self, module: str, *arguments: str) -> str:
+        """Run a module in the stack's environment; what it printed."""
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.run(
+            command, cwd=ROOT, env=self.environment, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
 
 
 def server_roots(servers: Servers) -> dict[str, list[int]]:
