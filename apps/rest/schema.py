@@ -75,12 +75,15 @@ class ViewSchema(AutoSchema):
 
     def get_override_parameters(self) -> list[Any]:
         return [
+            *self._parameters(self.view.queries, OpenApiParameter.QUERY),
+            *self._parameters(self.view.request_headers, OpenApiParameter.HEADER),
+        ]
+
+    def _parameters(self, shapes: dict[str, Any], location: Any) -> list[Any]:
+        fields = shapes[self.method].fields if self.method in shapes else {}
+        return [
             OpenApiParameter(name, field.full_schema(), location, required=field.required)
-            for location, shapes in (
-                (OpenApiParameter.QUERY, self.view.queries),
-                (OpenApiParameter.HEADER, self.view.request_headers),
-            )
-            for name, field in (shapes[self.method].fields.items() if self.method in shapes else ())
+            for name, field in fields.items()
         ]
 
 
