@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterable
 
 from redis import Redis
 
@@ -21,7 +22,9 @@ RESTARTS = sized(9, 3)
 FROZEN_S = sized(30.0, 8.0)
 NOTIFICATIONS = sized(10_000, 500)
 RATE = sized(80.0, 40.0)
-ANSWERED_WITHIN_S = 1.1  # what the broker may cost a request: a second, once
+QUIET_S = 4.0
+BROKER_COSTS_S = 1.1  # what the broker may cost a request: a second, once
+ITEMS_PER_REQUEST = 1.6  # of the usual mix
 
 
 def test_a_broker_that_forgets_dies_or_falls_silent_costs_nothing_but_time(
@@ -31,7 +34,8 @@ def test_a_broker_that_forgets_dies_or_falls_silent_costs_nothing_but_time(
     assert broker is not None
     dice = random.Random(SEED)
     load = Load(stack, people, SEED, rate=RATE).start()
-    time.sleep(2)
+    time.sleep(QUIET_S)
+    first_blow = time.monotonic()
     blows = ["flush"] * FLUSHES + ["restart"] * RESTARTS
     dice.shuffle(blows)
     for number, blow in enumerate(blows):
@@ -56,8 +60,8 @@ def test_a_broker_that_forgets_dies_or_falls_silent_costs_nothing_but_time(
     ended_after_s = wait_ended(stack, 120)
 
     verdict = judge(stack, load.accepted)
-    usual = sorted(answer.took_s for answer in load.answers if answer.began < frozen_at)
-    frozen = sorted(answer.took_s for answer in in_the_freeze)
+    quiet = times(answer for answer in load.answers if answer.began + answer.took_s < first_blow)
+    frozen = times(in_the_freeze)
     report.add(
         "T2 broker",
         accepted=verdict.accepted,
@@ -67,25 +71,25 @@ def test_a_broker_that_forgets_dies_or_falls_silent_costs_nothing_but_time(
         lost=len(verdict.lost),
         sent_twice=verdict.duplicates,
         answers=load.statuses,
-        p50_before=usual[len(usual) // 2],
-        p50_frozen=frozen[len(frozen) // 2],
-        slowest_frozen=frozen[-1],
-        slowest=slowest(load.answers),
+        p50_quiet_s=quiet[len(quiet) // 2],
+        slowest_quiet_s=quiet[-1],
+        p50_frozen_s=frozen[len(frozen) // 2],
+        slowest_frozen_s=frozen[-1],
+        slowest_s=times(load.answers)[-1],
         ended_after_s=ended_after_s,
     )
     assert (verdict.lost, verdict.duplicates, verdict.doubled_events) == ([], 0, 0)
     assert set(verdict.states) <= {"sent", "delivered", "opened", "clicked"}
     assert set(load.statuses) == {202}, "the broker's trouble became the callers'"
     assert len(in_the_freeze) > FROZEN_S * RATE / ITEMS_PER_REQUEST / 4
-    assert slowest(load.answers) < ANSWERED_WITHIN_S
+    # What the same machine takes when nothing is wrong is not the broker's.
+    assert times(load.answers)[-1] < BROKER_COSTS_S + quiet[-1]
+    assert frozen[len(frozen) // 2] < 0.1 + quiet[len(quiet) // 2], "more than the first request waited"
     assert_books_balance(stack)
 
 
-ITEMS_PER_REQUEST = 1.6  # of the usual mix
-
-
-def slowest(answers: list[Answer]) -> float:
-    return max(answer.took_s for answer in answers)
+def times(answers: Iterable[Answer]) -> list[float]:
+    return sorted(answer.took_s for answer in answers)
 
 
 def kill_and_start(broker: Valkey, *, forgets: bool) -> None:
