@@ -1,40 +1,82 @@
-"""How many statements a delivery costs, by process."""
+"""How many statements a delivery costs, which ones, and how long PostgreSQL is busy with each."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from tests.bench.bench import Bench
+from tests.bench.ours import Run
 
-_LINE = re.compile(r"^@notifier-([\w-]+)@.*?LOG:  (?:statement|execute [^:]*):\s+(\w+)", re.MULTILINE)
+_ENTRY = re.compile(
+    r"^@notifier-(?P<process>[\w-]+)@LOG:  duration: (?P<ms>[\d.]+) ms  "
+    r"(?:statement|execute [^:]*):\s+(?P<text>.*?)(?=^@)",
+    re.MULTILINE | re.DOTALL,
+)
+_FRAME = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
 _RELOAD = "SELECT pg_reload_conf()"
-_FRAME = {"BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE"}
+_MOST_SHOWN = 8
+
+
+@dataclass(slots=True)
+class Spent:
+    count: int = 0
+    ms: float = 0.0
 
 
 def statements(bench: Bench) -> None:
-    """statements per 500 deliveries sent in bulk, as PostgreSQL logs them (log_statement = all)"""
-    deliveries = 10_000
-    ours = bench.ours
-    assert bench.servers.postgres
-    log = bench.servers.postgres.log
+    """statements per 500 deliveries in bulk, and those of one request each, as PostgreSQL logs them"""
     bench.sink.reset()
-    ours.sql("ALTER SYSTEM SET log_statement = 'all'", "ALTER SYSTEM SET log_line_prefix = '@%a@ '", _RELOAD)
-    try:
-        ours.wait_for(lambda: ours.query("SHOW log_statement")[0][0] == "all", "the setting")
-        begins = log.stat().st_size
-        ours.bulk(deliveries)
-        with log.open("rb") as file:
-            file.seek(begins)
-            found = Counter(_LINE.findall(file.read().decode(errors="replace")))
-    finally:
-        ours.sql("ALTER SYSTEM RESET ALL", _RELOAD)
+    deliveries, count = 10_000, 500
+    found = logged(bench, lambda: bench.ours.bulk(deliveries))
     for process in ("web", "core", "relay", "push"):
-        words = {word: n for (name, word), n in found.items() if name == process and word not in _FRAME}
-        frames = sum(n for (name, word), n in found.items() if name == process and word in _FRAME)
-        each = sum(words.values()) / deliveries * 500
-        bench.figures[f"statements {process}"] = each
-        print(f"  {process:6} {each:6.1f} per 500, and {frames / deliveries * 500:.1f} BEGIN and COMMIT   {words}")
+        each = sum(spent.count for (name, text), spent in found.items() if name == process and not _is_frame(text))
+        bench.figures[f"statements {process}"] = each / deliveries * 500
+        print(f"  bulk, {process}: {each / deliveries * 500:.1f} per 500")
     total = bench.figures["statements push"] + bench.figures["statements relay"]
     bench.figures["statements per 500"] = total
-    print(f"  ring, claim and record: {total:.1f} per 500 deliveries")
+    print(f"  bulk, ring, claim and record: {total:.1f} per 500 deliveries; milliseconds for 500:")
+    show_dearest(found, deliveries / 500)
+    print("  one request each, milliseconds for one:")
+    show_dearest(logged(bench, lambda: bench.ours.single(count)), count)
+
+
+def logged(bench: Bench, load: Callable[[], Run]) -> dict[tuple[str, str], Spent]:
+    """What was logged during the load, by process and beginning of the statement."""
+    assert bench.servers.postgres
+    ours, log = bench.ours, bench.servers.postgres.log
+    ours.sql("ALTER SYSTEM SET log_min_duration_statement = 0", "ALTER SYSTEM SET log_line_prefix = '@%a@'", _RELOAD)
+    try:
+        ours.wait_for(lambda: ours.query("SHOW log_min_duration_statement")[0][0] == "0", "the setting")
+        begins = log.stat().st_size
+        load()
+        with log.open("rb") as file:
+            file.seek(begins)
+            text = file.read().decode(errors="replace")
+    finally:
+        ours.sql("ALTER SYSTEM RESET ALL", _RELOAD)
+    found: dict[tuple[str, str], Spent] = defaultdict(Spent)
+    for entry in _ENTRY.finditer(text):
+        spent = found[entry["process"], _head(entry["text"])]
+        spent.count += 1
+        spent.ms += float(entry["ms"])
+    return found
+
+
+def show_dearest(found: dict[tuple[str, str], Spent], count: float) -> None:
+    by_time = sorted(found.items(), key=lambda item: -item[1].ms)
+    for (process, text), spent in by_time[:_MOST_SHOWN]:
+        print(f"    {spent.ms / count:7.2f} ms  {spent.count / count:6.2f} x  {process:14} {text}")
+    print(f"    {sum(spent.ms for spent in found.values()) / count:7.2f} ms in all")
+
+
+def _head(text: str) -> str:
+    """The first words, and the tables that are named: enough to know a statement by. Literals stay out of it."""
+    tables = dict.fromkeys(re.findall(r"(?:FROM|JOIN|INTO|UPDATE) (?:ONLY )?\"?([a-z]+_[a-z_]+)", text))
+    return f"{text.split()[0]} {' '.join(tables) or ' '.join(text.split()[1:4])}"[:110]
+
+
+def _is_frame(text: str) -> bool:
+    return text.startswith(_FRAME)
