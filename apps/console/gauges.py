@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import product
 
 import redis
 import structlog
@@ -20,6 +21,8 @@ from redis.retry import Retry
 
 from apps.notifications.invariants import COUNTED_TO, Books, read_books
 from apps.notifications.partitions import days_ahead
+from notifier.lifecycle import State
+from notifier.message import Channel, Mode
 from notifier.queues import ALL_QUEUES
 
 log = structlog.get_logger(__name__)
@@ -78,8 +81,10 @@ def _of_books(books: Books) -> Iterator[Metric]:
     reached = CounterMetricFamily(
         "notifier_deliveries_reached", "Deliveries that moved into a state.", labels=[*by_mode, "state"]
     )
-    for state_key, n in books.reached().items():
-        reached.add_metric(state_key, n)
+    # All of them, also at 0: a series that appears with its first event shows Prometheus no increase.
+    counts = books.reached()
+    for channel, mode, state in product(Channel, Mode, State):
+        reached.add_metric([channel.value, mode.value, state.value], counts[channel.value, mode.value, state.value])
     yield reached
     # Gauges, both: a replay takes a delivery out of its end again.
     ended = GaugeMetricFamily("notifier_deliveries_ended", "Deliveries in an end state.", labels=by_mode)
@@ -93,11 +98,11 @@ def _of_books(books: Books) -> Iterator[Metric]:
 
     violation = GaugeMetricFamily(
         "notifier_invariant_violation",
-        "Accepted, less ended, less still to be sent: 0, or it is our fault. Absent while a queue is too deep to count.",
+        "Accepted, less ended, less still to be sent: not 0 is a fault. Absent while a queue is too deep to count.",
         labels=["channel"],
     )
-    for channel, n in books.violations().items():
-        violation.add_metric([channel], n)
+    for wrong, n in books.violations().items():
+        violation.add_metric([wrong], n)
     yield violation
 
 

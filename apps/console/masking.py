@@ -18,7 +18,7 @@ MOST_ITEMS = 100
 MOST_CHARACTERS = 20_000  # of one value; a traceback has a few thousand
 
 _NAMES = (
-    r"pass(?:word|wd|phrase)?|secret|token|credentials?|authorization|cookie|signature|(?:api|private|app)_?key|dsn"
+    r"pass(?:word|wd|phrase)?|secret|token|credentials?|authorization|cookie|signature|(?:api|private|app)[_-]?key|dsn"
 )
 _SECRET_KEY = re.compile(
     rf"(?:^|[_-])(?:{_NAMES}|e?mail|phone|address(?:es)?|recipients?|body|text|subject|title|data|args|kwargs)$",
@@ -35,7 +35,7 @@ _EMAIL = re.compile(
 _EMAIL_AT_IP = re.compile(rf"[^\s@<>()\[\],;:\\]+{_AT}\[[^\]\s]{{1,60}}\]")
 _CREDENTIALS_IN_URL = re.compile(r"(?<=://)[^\s/@\"'<>]*@")
 _QUERY = re.compile(r"(?<=[\w/.%-])\?[^\s\"'<>?=]+=[^\s\"'<>]*")
-_PHONE = re.compile(r"(?<![\w.:/%-])(?:\+|\(|00)?\s?\(?\d(?:[\s().\-/]{0,3}\d){6,17}(?!\w|-\w|:\d|\.\d)")
+_PHONE = re.compile(r"(?<![\w.%])(?<!\w-)(?:\+|\(|00)?\s?\(?\d(?:[\s().\-/]{0,3}\d){6,17}(?!\w|-\w|:\d|\.\d)")
 _E164 = re.compile(r"\+\d[\d\s().-]{5,22}\d")
 _DATE_OR_IP = re.compile(r"\d{4}-\d\d-\d\d\b.*|\d{1,3}(?:\.\d{1,3}){3}|\d+\.\d+", re.DOTALL)
 _PEM = re.compile(r"-----BEGIN [^-]+-----.*?(?:-----END [^-]+-----|\Z)", re.DOTALL)

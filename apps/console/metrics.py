@@ -92,21 +92,29 @@ def counted() -> bytes:
     """What the processes of this machine counted, living and dead, added up."""
     directory = Path(settings.METRICS_DIR)
     registry = CollectorRegistry()
-    with _alone_in(directory):
-        _fold_the_dead(directory)
+    with alone_in(directory):
+        fold_the_dead(directory)
         MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
         return generate_latest(registry)
 
 
+def tidy() -> None:
+    """Fold what dead processes left, also where nobody scrapes. Cheap; for each process that starts."""
+    directory = Path(settings.METRICS_DIR)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # some systems empty their temporary directories
+    with alone_in(directory):
+        fold_the_dead(directory)
+
+
 @contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
+def alone_in(directory: Path) -> Iterator[None]:
     """One scrape at a time on this machine: what is being folded must not be read half."""
     with (directory / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield  # closing the file gives the lock back
 
 
-def _fold_the_dead(directory: Path) -> None:
+def fold_the_dead(directory: Path) -> None:
     """Add what dead processes counted to one file, and drop theirs: totals never fall, files never pile up.
 
     Dropping alone would make a sum go down, which Prometheus takes for a restart from 0 and counts all again.

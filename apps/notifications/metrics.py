@@ -10,6 +10,8 @@ from django.conf import settings
 from prometheus_client import Counter, Gauge, Histogram
 
 from notifier.ledger import Result
+from notifier.message import Channel
+from notifier.outcome import Kind
 
 ACCEPTED = Counter("notifier_notifications_accepted", "Notifications accepted.", ["mode", "lane"])
 DUPLICATES = Counter(
@@ -45,6 +47,13 @@ ORPHANS = Counter(
 
 NOT_SENT = "not_sent"
 
+# A series that appears with its first event shows Prometheus no increase, and an alert on one misses that one.
+for _channel in Channel:
+    LATE.labels(_channel.value)
+    LEASES_EXPIRED.labels(_channel.value)
+for _kind in ("open_without_pending", "pending_without_open"):
+    ORPHANS.labels(_kind)
+
 
 def count_results(results: Sequence[Result], counted: Set[UUID], accounts: Mapping[int, str]) -> None:
     """Count a batch that was committed. `counted`: the deliveries whose result did; `accounts`: names by id."""
@@ -58,6 +67,9 @@ def count_results(results: Sequence[Result], counted: Set[UUID], accounts: Mappi
         recorded[channel, account, result.outcome.kind.value if result.outcome else NOT_SENT] += 1
         if result.outcome is not None and result.started_at:
             CALL_SECONDS.labels(account).observe(max(0.0, result.ended_at - result.started_at))
+    for channel, account in {labels[:2] for labels in recorded if labels[2] != NOT_SENT}:
+        for kind in Kind:
+            recorded[channel, account, kind.value] += 0  # a series of its own from the start: see above
     for labels, number in recorded.items():
         RECORDED.labels(*labels).inc(number)
 

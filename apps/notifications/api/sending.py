@@ -11,7 +11,6 @@ from rest_framework.response import Response
 
 from apps.clients.callers import Caller
 from apps.notifications import shapes, shown
-from apps.notifications.metrics import ACCEPTED, DUPLICATES
 from apps.notifications.services.accept import accept, accept_batch
 from apps.notifications.services.holds import cancel_notification
 from apps.notifications.services.keys import Answer, RequestKey
@@ -59,9 +58,6 @@ def answered(answer: Answer) -> Response:
     headers = {"Location": answer.location} if answer.location and answer.status == 202 else {}
     if answer.is_replay:
         headers["Idempotent-Replayed"] = "true"
-        DUPLICATES.labels("idempotency_key").inc()
-    elif answer.body.get("duplicate") is True:
-        DUPLICATES.labels("event_id").inc()
     return Response(answer.body, status=answer.status, headers=headers)
 
 
@@ -81,8 +77,6 @@ class Send(ClientView):
         key = request_key(request, raw)
         self.spend(recipients=len(body["to"]))
         answer = accept(caller_of(request), body, raw=raw, key=key, request_id=getattr(request, "request_id", ""))
-        if answer.status == 202 and not answer.is_replay:
-            ACCEPTED.labels(caller_of(request).mode, answer.body["lane"]).inc()
         return answered(answer)
 
 
@@ -107,9 +101,6 @@ class SendBatch(ClientView):
             errors.raise_if_any()
         self.spend(recipients=recipients)
         answer = accept_batch(caller_of(request), items, key=key, request_id=getattr(request, "request_id", ""))
-        if not answer.is_replay:
-            ACCEPTED.labels(caller_of(request).mode, "batch").inc(answer.body["accepted"])
-            DUPLICATES.labels("event_id").inc(answer.body["duplicate"])
         return answered(answer)
 
 
