@@ -33,7 +33,9 @@ DEMO: bool = env.bool("DEMO", default=False)
 """Started by `make up`: embedded servers, seeded data, sandbox providers. Never in production."""
 
 DEBUG: bool = env.bool("DEBUG", default=False)
+"""Django's pages for developers in place of plain errors. Never in production."""
 PUBLIC_URL: str = env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+"""The address that callers and providers use: links, hooks and the types of errors start with it."""
 if urlsplit(PUBLIC_URL).scheme not in ("http", "https") or not urlsplit(PUBLIC_URL).hostname:
     raise ImproperlyConfigured(
         f"PUBLIC_URL is {PUBLIC_URL!r}. Give the address callers use: https://notify.example.com"
@@ -58,7 +60,9 @@ for _position, _key in enumerate(FIELD_ENCRYPTION_KEYS, start=1):
 ADDRESS_HASH_KEY: str = env.str("ADDRESS_HASH_KEY", default="") or (
     SECRET_KEY if DEMO else required("ADDRESS_HASH_KEY", "Make one and keep it for ever: openssl rand -base64 32")
 )
-"""Keys the hashes of addresses and device tokens. Under another key no suppression would be found again."""
+"""Keys the hashes of addresses and device tokens. Under another key no suppression would be found again.
+
+The demo takes SECRET_KEY for it."""
 
 ALLOWED_HOSTS: list[str] = [
     *env.list("ALLOWED_HOSTS", default=[]),
@@ -67,6 +71,7 @@ ALLOWED_HOSTS: list[str] = [
     "localhost",
     "[::1]",
 ]
+"""Further host names that we answer to, with commas between; PUBLIC_URL's and the loopback's are always in."""
 
 PROCESS_NAME: str = env.str("PROCESS_NAME", default="notifier")
 """What log lines, metrics and PostgreSQL's list of sessions call this process."""
@@ -76,7 +81,7 @@ PROCESS_NAME: str = env.str("PROCESS_NAME", default="notifier")
 required("DATABASE_URL", "Example: postgres://user:password@host:5432/notifier, or run `make up` for an embedded one")
 DATABASES = {"default": env.db_url("DATABASE_URL", engine="django.db.backends.postgresql")}
 DATABASES["default"].update(
-    CONN_MAX_AGE=env.int("DATABASE_CONN_MAX_AGE", default=600),
+    CONN_MAX_AGE=env.int("DATABASE_CONN_MAX_AGE", default=600),  # Seconds that a web thread keeps its session.
     # A dead connection is found by its first statement; a ping before each request would cost a round trip.
     CONN_HEALTH_CHECKS=False,
     DISABLE_SERVER_SIDE_CURSORS=True,  # PgBouncer in transaction mode: no session state
@@ -140,7 +145,7 @@ CELERY_TASK_RETRY_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_MAX_TASKS_PER_CHILD = 10_000
 CELERY_WORKER_SOFT_SHUTDOWN_TIMEOUT = 30
-CELERY_WORKER_ENABLE_REMOTE_CONTROL = env.bool("WORKER_REMOTE_CONTROL", default=False)  # only on a private broker
+CELERY_WORKER_ENABLE_REMOTE_CONTROL = env.bool("WORKER_REMOTE_CONTROL", default=False)  # Only on a private broker.
 CELERY_BEAT_SYNC_EVERY = 1
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 CELERY_TIMEZONE = "UTC"
@@ -161,7 +166,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "max_retries": 0,
     "interval_start": 0,
     "connect_retries_timeout": 1,
-    "global_keyprefix": env.str("BROKER_KEY_PREFIX", default=""),
+    "global_keyprefix": env.str("BROKER_KEY_PREFIX", default=""),  # Before all keys, where installations share a Redis.
 }
 
 # --- Django ---------------------------------------------------------------------------------------------------
@@ -249,7 +254,7 @@ SECURE_HSTS_SECONDS = 31_536_000 if _HTTPS else 0
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
 CSRF_TRUSTED_ORIGINS = [PUBLIC_URL]
-if env.bool("BEHIND_TLS_PROXY", default=False):
+if env.bool("BEHIND_TLS_PROXY", default=False):  # A proxy of ours ends TLS and sets X-Forwarded-Proto.
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
 TRUSTED_PROXIES: int = env.int("TRUSTED_PROXIES", default=0)
 """How many proxies of ours append to X-Forwarded-For. 0: the header is not believed."""
