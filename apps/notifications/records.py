@@ -42,6 +42,7 @@ WITH v AS MATERIALIZED (
          wake_at = least(now() + v.retry_in * interval '1 second', v.expires),
          lease_until = NULL, waiting = v.waiting, lane = v.lane, tries = p.tries + v.counted, crashes = 0
     FROM v WHERE p.id = v.id AND p.claim_no = v.claim_no AND p.id = ANY (%(waiting_on)s::uuid[])
+     AND (p.lease_until IS NOT NULL OR p.crashes > 0) -- else it is written already: the repeat of a lost COMMIT
   RETURNING p.id
 ), mine AS MATERIALIZED (
   SELECT id FROM ended UNION ALL SELECT id FROM again
