@@ -262,11 +262,13 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 10 * 2**20  # batch and provider callbacks; the pa
 
 # --- The admin site -------------------------------------------------------------------------------------------
 
+FORMAT_MODULE_PATH = ["apps.console.formats"]
 LOGIN_REDIRECT_URL = "admin:index"  # the theme's login form leaves out where Django would go by itself
 UNFOLD = {
     "SITE_TITLE": "Notifier",
     "SITE_HEADER": "Notifier",
     "SITE_SYMBOL": "notifications_active",
+    "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": "apps.console.site.icon"}],
     "SITE_URL": None,
     "SHOW_VIEW_ON_SITE": False,
     "SHOW_BACK_BUTTON": True,

@@ -25,6 +25,7 @@ from apps.rest.admin import (
     Screen,
     column,
     done,
+    link,
     refused,
     show_once,
     verb,
@@ -87,11 +88,14 @@ class ClientForm(forms.ModelForm):  # type: ignore[type-arg] # has no type param
 
 class KeyInline(ReadOnly, Inline):
     model = AppKey
-    fields = ("app_key", "mode", "is_active", "created_at", "last_used_at")
+    fields = ("name", "mode", "is_active", "created_at", "last_used_at")
     readonly_fields = fields
-    extra = 0
-    show_change_link = True
+    hide_title = True
     verbose_name_plural = "keys"
+
+    @column("key")
+    def name(self, key: AppKey) -> str:
+        return link("clients_appkey", key.pk, key.app_key)
 
 
 class MakeKey(Dialog):
@@ -153,14 +157,13 @@ class SecretInline(ReadOnly, Inline):
     model = AppSecret
     fields = ("ends_with", "state", "created_at", "expires_at", "revoked_at")
     readonly_fields = fields
-    extra = 0
-    show_change_link = True
+    hide_title = True
     verbose_name_plural = "secrets"
     ordering = ("-pk",)
 
     @column("secret")
     def ends_with(self, secret: AppSecret) -> str:
-        return f"…{secret.hint}"
+        return link("clients_appsecret", secret.pk, f"…{secret.hint}")
 
     @column("state", label=SECRET_STATES)
     def state(self, secret: AppSecret) -> str:

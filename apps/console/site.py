@@ -93,6 +93,10 @@ def stylesheet(request: HttpRequest) -> str:
     return static("console/console.css")
 
 
+def icon(request: HttpRequest) -> str:
+    return static("console/icon.svg")
+
+
 def environment(request: HttpRequest) -> list[str] | None:
     """The badge beside the name of who is logged in: only a demo has one."""
     return ["Demo", "info"] if settings.DEMO else None

@@ -12,6 +12,7 @@ from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
+from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from apps.people import services
 from apps.people.hashing import hash_address
@@ -230,12 +231,16 @@ class PreferenceAdmin(Owned):
 
 
 class SuppressionForm(forms.ModelForm):  # type: ignore[type-arg] # has no type parameter at run time
-    channel = forms.ChoiceField(choices=[(c.value, c.value) for c in (Channel.EMAIL, Channel.SMS)])
-    reason = forms.ChoiceField(choices=[(SuppressionReason.MANUAL.value, SuppressionReason.MANUAL.value)])
+    """By hand, so the reason is always that."""
+
+    channel = forms.ChoiceField(
+        choices=[(c.value, c.value) for c in (Channel.EMAIL, Channel.SMS)], widget=UnfoldAdminSelectWidget
+    )
+    address = forms.CharField(max_length=320, widget=UnfoldAdminTextInputWidget)
 
     class Meta:
         model = Suppression
-        fields = ("channel", "address", "reason", "category", "note", "expires_at")
+        fields = ("channel", "address", "category", "note", "expires_at")
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
@@ -279,7 +284,7 @@ class SuppressionAdmin(LongScreen):
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[Any, ...]:
         if obj is None:
-            return (("channel", "reason"), "address", "category", "note", "expires_at")
+            return ("channel", "address", "category", "note", "expires_at")
         return (("shown", "channel"), ("why", "category"), "note", ("source", "created_at", "expires_at"))
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
@@ -293,7 +298,7 @@ class SuppressionAdmin(LongScreen):
         stored, _ = services.suppress(
             values["channel"],
             values["address"],
-            values["reason"],
+            SuppressionReason.MANUAL,
             values["category"],
             source=staff_name(request),
             note=values["note"],

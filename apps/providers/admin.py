@@ -10,6 +10,7 @@ from django.contrib import admin
 from django.core.exceptions import ValidationError
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils.html import escape
 from unfold.widgets import (
     UnfoldAdminIntegerFieldWidget,
     UnfoldAdminTextareaWidget,
@@ -93,7 +94,7 @@ def form_for(kind: str, account: ProviderAccount | None) -> type[AccountForm]:
         made[PREFIX + field.name] = _form_field(field, account)
         if field.metadata.get("secret") and account is not None and account.secrets.get(field.name):
             made[FORGET + field.name] = forms.BooleanField(
-                required=False, label=f"Forget the stored {_label(field)}", widget=UnfoldBooleanSwitchWidget
+                required=False, label=f"Forget the stored {_label(field).lower()}", widget=UnfoldBooleanSwitchWidget
             )
     return type("AccountFormOfKind", (AccountForm,), {**made, "kind": kind})
 
@@ -103,13 +104,13 @@ def _form_field(field: Field[Any], account: ProviderAccount | None) -> forms.Fie
     default = "" if field.default is MISSING else field.default
     options: dict[str, Any] = {
         "label": _label(field),
-        "help_text": field.metadata.get("help", ""),
+        "help_text": escape(field.metadata.get("help", "")),  # the theme takes it for HTML
         "initial": stored.get(field.name, default),
         "required": False,
     }
     if field.metadata.get("secret"):
         is_stored = account is not None and bool(account.secrets.get(field.name))
-        options["help_text"] += " (or env:NAME, to read it from an environment variable)"
+        options["help_text"] += " Or env:NAME, to read it from an environment variable."
         return forms.CharField(**options | {"initial": "", "widget": SecretInput(is_stored=is_stored)})
     if isinstance(default, bool):
         return forms.BooleanField(**options, widget=UnfoldBooleanSwitchWidget)
@@ -119,7 +120,7 @@ def _form_field(field: Field[Any], account: ProviderAccount | None) -> forms.Fie
 
 
 def _label(field: Field[Any]) -> str:
-    return field.name.replace("_", " ")
+    return field.name.replace("_", " ").capitalize()
 
 
 @admin.register(ProviderAccount)

@@ -22,6 +22,7 @@ from unfold.admin import ModelAdmin, TabularInline
 from unfold.decorators import action, display
 from unfold.enums import ActionVariant
 from unfold.forms import BaseDialogForm
+from unfold.views import ChangeList
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget, UnfoldAdminTextareaWidget
 
 from apps.rest.problems import Problem
@@ -43,15 +44,27 @@ class UncountedPaginator(Paginator):  # type: ignore[type-arg] # has no type par
     most_filtered = MOST_FILTERED
 
 
+class QuietList(ChangeList):  # type: ignore[misc] # the theme has no types
+    """Says no number above the list: the theme would take `count` for one, and offer to show all."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.full_result_count = self.result_count
+
+
 class Screen(ModelAdmin):  # type: ignore[misc] # the theme has no types
     """A list that answers in the same number of queries, whatever it holds."""
 
     list_per_page = PER_PAGE
     list_fullwidth = True
+    compressed_fields = False  # labels above their fields: beside them, three in a row leave no room
     show_full_result_count = False
     show_facets = ShowFacets.NEVER
     list_disable_select_all = True
     empty_value_display = "–"
+
+    def get_changelist(self, request: HttpRequest, **options: Any) -> type[QuietList]:
+        return QuietList
 
 
 class Inline(TabularInline):  # type: ignore[misc]

@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.db.models import Max, QuerySet
 from django.http import HttpRequest, HttpResponse
 
-from apps.rest.admin import Dialog, Inline, ReadOnly, Screen, column, done, refused, staff_name, verb
+from apps.rest.admin import Dialog, Inline, ReadOnly, Screen, column, done, link, refused, staff_name, verb
 from apps.rest.problems import Problem
 from apps.templates import services
 from apps.templates.models import Template, TemplateVersion
@@ -27,16 +27,19 @@ def state_of(version: TemplateVersion) -> str:
 class VersionInline(ReadOnly, Inline):
     model = TemplateVersion
     fk_name = "template"
-    fields = ("number", "state", "says", "created_by", "why", "created_at", "published_at")
+    fields = ("name", "state", "says", "created_by", "why", "created_at", "published_at")
     readonly_fields = fields
-    extra = 0
-    show_change_link = True
+    hide_title = True
     ordering = ("-number",)
     per_page = 20
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TemplateVersion]:
         rows: QuerySet[TemplateVersion] = super().get_queryset(request)
         return rows.select_related("template")
+
+    @column("version")
+    def name(self, version: TemplateVersion) -> str:
+        return link("templates_templateversion", version.pk, f"v{version.number}")
 
     @column("state", label=STATES)
     def state(self, version: TemplateVersion) -> str:

@@ -52,7 +52,7 @@ VERDICTS = {"pass": "success", "stop": "danger", "wait": "info", "not asked": ""
 
 @admin.register(Delivery)
 class DeliveryAdmin(PartitionedScreen):
-    list_display = ("at", "channel", "state_now", "reason", "person", "category", "client", "account", "lane", "mode")
+    list_display = ("at", "channel", "state_now", "reason", "person", "category", "client", "account", "mode")
     list_filter = (When, "state", "channel", "mode", "lane", "category", "client", "account")
     list_select_related = ("user", "category", "client", "account")
     search_help_text = (

@@ -38,6 +38,11 @@ class OfDelivery(PartitionedScreen):
     def delivery_link(self, row: Any) -> str:
         return link("notifications_delivery", row.delivery_id, row.delivery_id)
 
+    @column("delivery")
+    def delivery_end(self, row: Any) -> str:
+        """In a list, where ids of one request begin alike."""
+        return link("notifications_delivery", row.delivery_id, f"…{str(row.delivery_id)[-12:]}")
+
     def of_id(self, queryset: QuerySet[Any], term: str) -> QuerySet[Any] | None:
         id = as_uuid(term)
         if id is None:
@@ -48,7 +53,7 @@ class OfDelivery(PartitionedScreen):
 
 @admin.register(Attempt)
 class AttemptAdmin(OfDelivery):
-    list_display = ("at", "how", "provider_code", "http_status", "account", "provider_ref", "delivery_link", "took")
+    list_display = ("at", "how", "provider_code", "http_status", "account", "provider_ref", "delivery_end", "took")
     list_filter = (When, "outcome", "account", "is_late")
     list_select_related = ("account",)
     search_help_text = "Id of a delivery or notification, or the provider's reference"
@@ -79,7 +84,7 @@ class AttemptAdmin(OfDelivery):
 
 @admin.register(Event)
 class EventAdmin(OfDelivery):
-    list_display = ("at", "kind", "when", "source", "is_machine", "detail", "delivery_link")
+    list_display = ("at", "kind", "when", "source", "is_machine", "detail", "delivery_end")
     list_filter = (When, "is_machine")
     search_help_text = "Id of a delivery or notification, or the provider's reference"
     fields = ("id", "delivery_link", ("kind", "when"), ("source", "is_machine"), "detail")

@@ -47,7 +47,7 @@ class HoldForm(forms.ModelForm):  # type: ignore[type-arg] # has no type paramet
     what = forms.ChoiceField(choices=_subjects, required=False, widget=UnfoldAdminSelectWidget)
     notification = forms.UUIDField(required=False, widget=UnfoldAdminTextInputWidget, help_text="Or one notification.")
     note = forms.CharField(
-        max_length=500, widget=UnfoldAdminTextInputWidget, label="reason", help_text="Others will read it."
+        max_length=500, widget=UnfoldAdminTextInputWidget, label="Reason", help_text="Others will read it."
     )
 
     class Meta:
