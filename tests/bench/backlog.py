@@ -1,7 +1,7 @@
 """Whether taking work costs more with a million waiting than with a few: claim, top-up, the relay's pick, record.
 
-The functions of the service themselves, called in this order on rows made by generate_series, in a process of their
-own (`python -m tests.bench.backlog`, with the address of a copied database in DATABASE_URL).
+The functions of the service themselves, called on rows made by generate_series, in a process of their own
+(`tests.bench.backlog_rows`). Compared is CPU, of that process and of its PostgreSQL backend.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def claim(bench: Bench) -> None:
     times: dict[str, dict[str, float]] = json.loads(found.stdout)
     small, large, held = "100000", "1000000", "held"
     for step in ("claim", "top_up", "pick", "record"):
-        print(f"  {step:8}" + "   ".join(f"{name}: {by_step[step]:.1f} ms" for name, by_step in times.items()))
+        print(f"  {step:8}" + "   ".join(f"{name}: {by_step[step]:.1f} ms CPU" for name, by_step in times.items()))
         bench.figures |= {f"{step} {name} ms": by_step[step] for name, by_step in times.items()}
     for step in ("claim", "top_up", "pick"):
         bench.figures[f"{step} 1M/100k"] = times[large][step] / times[small][step]
