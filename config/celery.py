@@ -11,12 +11,14 @@ from typing import Any
 import structlog
 from celery import Celery
 from celery.signals import (
+    beat_init,
     before_task_publish,
     celeryd_init,
     setup_logging,
     task_postrun,
     task_prerun,
     task_retry,
+    worker_process_init,
 )
 from django.conf import settings
 from django.utils.log import configure_logging
@@ -44,6 +46,7 @@ app.conf.beat_schedule = {
     name: {"task": "upkeep", "args": [name], "schedule": every_s, "options": {"queue": CORE, "expires": every_s}}
     for name, every_s in {
         "complete_notifications": 5.0,
+        "complete_old_notifications": 3600.0,
         "compact_tallies": 60.0,
         "sweep_cancels": 60.0,
         "forget_old_keys": 3600.0,
@@ -88,6 +91,21 @@ def wait_longer_than_a_publisher(conf: Any, **_: object) -> None:
     conf.broker_connection_timeout = 4
 
 
+@beat_init.connect
+def say_beat_is_here(**_: object) -> None:
+    """Its first tick comes seconds later; until then nothing else would tell a starting beat from a missing one."""
+    from apps.notifications.heartbeats import beat  # Django is set up by now
+
+    beat("beat", "beat")
+
+
+@worker_process_init.connect
+def tidy_counters(**_: object) -> None:
+    from apps.console.metrics import tidy  # Django is set up by now
+
+    tidy()
+
+
 # --- Log lines ------------------------------------------------------------------------------------------------
 
 TICKS = frozenset({"canary", "upkeep"})  # every few seconds, whether there is work or not: no line for each
@@ -100,6 +118,17 @@ warnings.filterwarnings("ignore", message=r"\s*You're running the worker with su
 def log_as_everywhere(**_: object) -> None:
     """That this is connected keeps Celery from setting up its own, and from logging what is printed."""
     configure_logging(settings.LOGGING_CONFIG, settings.LOGGING)
+
+
+@celeryd_init.connect
+def log_last_words(**_: object) -> None:
+    """Celery prints "worker: Warm shutdown" past all logging (5.7, `celery.apps.worker.safe_say`): not as JSON."""
+    from celery.apps import worker
+
+    def safe_say(message: str, *_: object) -> None:
+        log.info("worker_stopping", said=message.strip())
+
+    worker.safe_say = safe_say  # type: ignore[attr-defined]
 
 
 @before_task_publish.connect

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from django.db import DatabaseError, connection
+from django.db import Error as DatabaseError
+from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
@@ -13,7 +14,11 @@ from notifier.queues import ALL_QUEUES
 
 QUEUE_SILENT_S = 90  # a shift takes 20 s and its calls 10 more; a canary is sent each 15 s
 RELAY_SILENT_S = 20
+BEAT_SILENT_S = 60  # it ticks each 5 s; the core workers may be busy laying out a campaign
 LEAST_DAYS_AHEAD = 2
+
+
+Check = Callable[[], Iterator[str]]
 
 
 def healthz(request: HttpRequest) -> HttpResponse:
@@ -24,13 +29,24 @@ def healthz(request: HttpRequest) -> HttpResponse:
 def readyz(request: HttpRequest) -> HttpResponse:
     """200: everything works. 503: what does not. `?only=web` asks for what accepting needs, without the workers."""
     checks = WEB if request.GET.get("only") == "web" else WEB + WORKERS
-    problems: list[str] = []
     try:
-        for check in checks:
-            problems += check()
-    except DatabaseError as error:
-        problems.append(f"database: {type(error).__name__}")
-    return JsonResponse({"ready": not problems, "problems": problems}, status=503 if problems else 200)
+        problems = _problems(checks)
+    except DatabaseError:
+        connection.close()  # this thread's connection may be from before a restart, which is nobody's problem any more
+        try:
+            problems = _problems(checks)
+        except DatabaseError as error:
+            connection.close()
+            problems = [f"database: {type(error).__name__}"]
+    return JsonResponse(
+        {"ready": not problems, "problems": problems},
+        status=503 if problems else 200,
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+def _problems(checks: Iterable[Check]) -> list[str]:
+    return [problem for check in checks for problem in check()]
 
 
 _migrated = False
@@ -67,6 +83,11 @@ def _relay() -> Iterator[str]:
         yield f"relay: silent for {RELAY_SILENT_S} s"
 
 
+def _beat() -> Iterator[str]:
+    if not _seen("beat", BEAT_SILENT_S):
+        yield f"beat: nothing has ticked for {BEAT_SILENT_S} s"
+
+
 def _queues() -> Iterator[str]:
     silent = sorted(set(ALL_QUEUES) - _seen("queue", QUEUE_SILENT_S))
     if silent:
@@ -90,6 +111,5 @@ def _seen(kind: str, within_s: float) -> set[str]:
         return {row[0] for row in cursor.fetchall()}
 
 
-Check = Callable[[], Iterator[str]]
 WEB: tuple[Check, ...] = (_database, _migrations, _partitions)
-WORKERS: tuple[Check, ...] = (_broker, _relay, _queues)
+WORKERS: tuple[Check, ...] = (_broker, _relay, _beat, _queues)

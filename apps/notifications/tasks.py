@@ -70,6 +70,7 @@ def keep_up(name: str) -> None:
     """A beat tick: one of the jobs in `apps.notifications.upkeep`, each harmless when run twice or late."""
     with _Reconnecting():
         upkeep.JOBS[name]()
+        beat("beat", "beat")  # the whole way of a tick works: beat, the broker, a worker
 
 
 @shared_task(name="canary", ignore_result=True)
