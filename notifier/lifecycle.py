@@ -30,7 +30,7 @@ ENDS = frozenset(State) - OPEN
 
 _PROGRESS = (State.SENT, State.DELIVERED, State.OPENED, State.CLICKED)
 _RANK = {state: rank for rank, state in enumerate(_PROGRESS)}
-_MENDED_BY_RECEIPT = frozenset({State.UNKNOWN, State.DEAD, State.UNDELIVERED})
+_MENDED_BY_SENDING = frozenset({State.UNKNOWN, State.DEAD})  # "it was handed on" is news for these
 _STOPPED_WAITING = frozenset(
     {
         State.SUPPRESSED,
@@ -59,9 +59,9 @@ def may_move(old: State, new: State) -> bool:
         if new is State.UNDELIVERED:
             return old is State.SENT
         return new in _RANK and _RANK[new] > _RANK[old]
-    if old is State.UNDELIVERED and new is State.SENT:
-        return False  # a bounce may overtake the report that it was handed on; only an arrival mends it
-    return old in _MENDED_BY_RECEIPT and new in _RANK
+    # Ended without success. A receipt belongs to a try that was made, whatever else became of the delivery: what
+    # arrived, arrived. That it was handed on says less (a bounce may overtake it).
+    return new in _RANK and (new is not State.SENT or old in _MENDED_BY_SENDING)
 
 
 def advance(old: State, new: State) -> State:

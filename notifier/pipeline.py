@@ -15,7 +15,7 @@ from notifier.lifecycle import State
 from notifier.loop import IN_FLIGHT, Loop
 from notifier.message import Channel, Lane, Message
 from notifier.providers.registry import provider_class
-from notifier.stages.dispatch import Dispatcher, Job
+from notifier.stages.dispatch import GRACE_S, Dispatcher, Job
 from notifier.stages.render import Compiled, Renderer, RenderError, compile_inline
 from notifier.stages.route import Router
 from notifier.stages.settle import CALL_TIMEOUT_S, LEASE_S
@@ -24,7 +24,12 @@ CLAIM_FOR_S = 20.0  # a shift takes no more after that; with a call's timeout it
 FIRST_TOP_UP = 200
 MOST_CLAIMED = 1000  # keeps the statements per delivery few; what waits longer than FRESH_S is checked again
 FRESH_S = 2.0
-SLOT_WAIT_S = 5.0
+SLOT_WAIT_S = 1.0
+# Celery ends a task for good at 45 s (critical: 30 s) and takes what is in flight with it. A shift is over well before.
+SHIFT_S = 32.0
+CRITICAL_CLAIM_FOR_S = 12.0
+CRITICAL_SHIFT_S = 20.0
+MARGIN_S = GRACE_S + 1.0  # from the end of a call's time to its result in the database, inside the lease
 
 
 @dataclass
@@ -75,6 +80,7 @@ class Shift:
     ready: deque[Claimed] = field(default_factory=deque)
     inline: dict[UUID, Compiled] = field(default_factory=dict)
     taken: int = 0
+    ends: float = 0.0  # monotonic
     nobody_takes: bool = False  # the last messages found no provider: what else waits will not either
 
     def run(self, ids: Sequence[UUID], *, alone: bool) -> int:
@@ -86,22 +92,21 @@ class Shift:
     def _run(self, ids: Sequence[UUID], *, alone: bool) -> int:
         worker, ledger = self.worker, self.worker.ledger
         channel, queue_lane = queues.channel_and_lane(self.queue)
-        lease_s = LEASE_S[Lane.CRITICAL if queue_lane == Lane.CRITICAL else Lane.NORMAL]
+        is_critical = queue_lane == Lane.CRITICAL
+        lease_s = LEASE_S[Lane.CRITICAL if is_critical else Lane.NORMAL]
         renderer = Renderer()
         worker.router.use(ledger.accounts())
-        until = time.monotonic() + CLAIM_FOR_S
-
-        if alone and not worker.loop.wait_recorded(LEASE_S[Lane.CRITICAL]):
-            return 0  # a row that killed a process is sent with nothing else in flight, or rung again later
-        self._add(ledger.claim(ids, lease_s=lease_s, alone=alone))
-        self._send_all(renderer)
+        until = time.monotonic() + (CRITICAL_CLAIM_FOR_S if is_critical else CLAIM_FOR_S)
+        self.ends = time.monotonic() + (CRITICAL_SHIFT_S if is_critical else SHIFT_S)
         if alone:
-            worker.loop.wait_recorded(LEASE_S[Lane.CRITICAL])
-            return self.taken
+            return self._one_by_one(renderer, ids, lease_s, until)
 
+        self._add(ledger.claim(ids, lease_s=lease_s))
+        self._send_all(renderer)
         more = FIRST_TOP_UP
         while not worker.must_stop() and time.monotonic() < until:
             began = time.monotonic()
+            worker.router.use(ledger.accounts())
             found = self._top_up(channel, queue_lane, more - len(self.ready), lease_s)
             if found == 0 or self.nobody_takes:
                 break
@@ -109,6 +114,16 @@ class Shift:
             # As much as goes out in a second or so: few statements when it runs, little in memory when it does not.
             more = min(MOST_CLAIMED, more * 2) if time.monotonic() - began < FRESH_S / 2 else max(IN_FLIGHT, more // 2)
         self._send_all(renderer)
+        return self.taken
+
+    def _one_by_one(self, renderer: Renderer, ids: Sequence[UUID], lease_s: float, until: float) -> int:
+        """Rows whose process died: each with nothing else in flight, so that one that kills takes nobody with it."""
+        for id in ids:
+            if self.worker.must_stop() or not self.worker.loop.wait_recorded(max(0.0, until - time.monotonic())):
+                break  # the rest is rung again later
+            self._add(self.worker.ledger.claim([id], lease_s=lease_s, alone=True))
+            self._send_all(renderer)
+        self.worker.loop.wait_recorded(max(0.0, self.ends - time.monotonic()))
         return self.taken
 
     def _top_up(self, channel: str, queue_lane: str, room: int, lease_s: float) -> int:
@@ -130,20 +145,14 @@ class Shift:
         return len(claimed)
 
     def _send_all(self, renderer: Renderer, keep: int = 0) -> None:
-        """Send what is ready down to `keep` rows, which wait for the next claim to come in beside them."""
-        while len(self.ready) > keep and not self.worker.must_stop():
+        """Send what is ready down to `keep` rows, which wait for the next claim to come in beside them.
+
+        When the shift's time is over the rest stays: the database or a provider held us up, and `run` gives it back.
+        """
+        while len(self.ready) > keep and not self.worker.must_stop() and time.monotonic() < self.ends:
             room = self.worker.loop.slots.take(min(IN_FLIGHT, len(self.ready) - keep), SLOT_WAIT_S)
             if room:
                 self._send(self._prepared(renderer, room), room)
-            elif self._lease_is_over():
-                return
-
-    def _lease_is_over(self) -> bool:
-        """The database or a provider held us up for too long: let go of everything, the relay has it."""
-        if self.worker.clock() < self.ready[0].lease_ends:
-            return False
-        self.ready.clear()
-        return True
 
     def _prepared(self, renderer: Renderer, room: int) -> list[Job | Result]:
         """The next rows, ready to hand over or to record. They stay ours until all of them are: reading may fail."""
@@ -181,11 +190,8 @@ class Shift:
 
     def _prepare(self, renderer: Renderer, claimed: Claimed) -> Job | Result:
         timeout_s = CALL_TIMEOUT_S[claimed.lane]
-        if self.worker.clock() + timeout_s > claimed.lease_ends:
+        if self.worker.clock() + timeout_s + MARGIN_S > claimed.lease_ends:
             return given_back(claimed)
-        account = self.worker.router.pick(claimed)
-        if isinstance(account, Stop):
-            return stopped(claimed, account)
         try:
             content = renderer.render(
                 self._compiled(claimed), claimed.channel, claimed.locale, claimed.data, claimed.options
@@ -194,6 +200,9 @@ class Shift:
             return Result(claimed, Verdict(State.FAILED, error.code, error.detail))
         except LookupError:
             return Result(claimed, Verdict(State.FAILED, "render_error", "its template's version is gone"))
+        account = self.worker.router.pick(claimed)  # last: a probe of a sick account is spent by picking it
+        if isinstance(account, Stop):
+            return stopped(claimed, account)
         assert claimed.address is not None  # noqa: S101 - the address gate has seen it
         message = Message(
             delivery_id=claimed.delivery_id,

@@ -30,6 +30,13 @@ def texts(values: Iterable[str | None]) -> str:
     )
 
 
+def storable(text: str, limit: int) -> str:
+    """Text from outside as PostgreSQL can hold it: no NUL, no lone surrogates, cut to `limit` characters."""
+    if not text.isascii() or "\0" in text:
+        text = text.replace("\0", "").encode("utf-8", "replace").decode()
+    return text[:limit]
+
+
 def jsons(values: Iterable[Any]) -> str:
     """Values for `jsonb[]`; None becomes SQL NULL."""
     return texts(None if value is None else json.dumps(value) for value in values)

@@ -95,8 +95,7 @@ SELECT d.id, d.notification_id, d.client_id, d.mode, d.category_id, d.campaign_i
        s.reason AS suppressed_by, s.created_at AS suppressed_at,
        a.value AS address_value, a.status AS address_status, a.user_id AS address_user, a.is_sandbox AS address_sandbox,
        v.token, v.status AS device_status, v.user_id AS device_user, v.platform, v.provider AS device_provider,
-       v.token_kind, v.app_id, v.apns_environment, v.is_sandbox AS device_sandbox,
-       h.holds
+       v.token_kind, v.app_id, v.apns_environment, v.is_sandbox AS device_sandbox
   FROM notifications_delivery d
   JOIN clients_client cl ON cl.id = d.client_id
   JOIN people_category cat ON cat.id = d.category_id
@@ -109,14 +108,17 @@ SELECT d.id, d.notification_id, d.client_id, d.mode, d.category_id, d.campaign_i
      WHERE x.address_hash = d.address_hash AND x.channel = d.channel
        AND (x.category_id IS NULL OR x.category_id = d.category_id) AND (x.expires_at IS NULL OR x.expires_at > now())
      LIMIT 1) s ON true
-  LEFT JOIN LATERAL (
-    SELECT bool_or(o.is_opted_out) AS is_opted_out, bool_and(g.is_on) AS is_on
-      FROM people_address b JOIN people_user o ON o.id = b.user_id
+  LEFT JOIN LATERAL ( -- a raw address: the strictest of those it belongs to
+    SELECT bool_or(o.is_opted_out) AS is_opted_out, bool_and(coalesce(g.is_on, cat.is_on_by_default)) AS is_on
+      FROM (SELECT b.user_id FROM people_address b WHERE b.value_hash = d.address_hash
+            UNION SELECT w.user_id FROM people_device w WHERE w.token_hash = d.address_hash) owner
+      JOIN people_user o ON o.id = owner.user_id
       LEFT JOIN people_preference g ON g.user_id = o.id AND g.category_id = d.category_id AND g.channel = d.channel
-     WHERE d.user_id IS NULL AND b.value_hash = d.address_hash) others ON true
- CROSS JOIN (SELECT json_agg(json_build_array(scope, subject, action, reason)) AS holds FROM notifications_hold) h
+     WHERE d.user_id IS NULL) others ON true
  WHERE d.id = ANY (%(ids)s::uuid[]) AND d.id BETWEEN %(lo)s AND %(hi)s
 """
+
+_HOLDS = "SELECT scope, subject, action, reason FROM notifications_hold WHERE scope <> 'account'"
 
 _CONTENT = """
 SELECT n.id, n.template_version_id, c.recipients, c.data, c.options, c.inline
@@ -177,20 +179,17 @@ def _take(statement: str, values: dict[str, Any], cache: AskedCache) -> list[Cla
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(statement, values)
         taken = {row[0]: Taken(*row) for row in cursor.fetchall()}
-        facts = _read(taken)
-    return _join(taken, facts, cache, claimed_at=at, lease_ends=at + values["lease"])
+        # All that is read is read before the commit: a claim that is committed is known to its worker.
+        return _join(taken, cache, claimed_at=at, lease_ends=at + values["lease"])
 
 
 def read_again(claimed: Sequence[Claimed], cache: AskedCache) -> list[Claimed]:
     """The same claims with the gates as they stand now (see `notifier.ledger.Ledger.recheck`)."""
     taken = {c.delivery_id: Taken(c.delivery_id, c.claim_no, c.tries, c.crashes, c.queue_lane, "") for c in claimed}
-    first = claimed[0]
-    return _join(taken, _read(taken), cache, claimed_at=machine_time(), lease_ends=first.lease_ends)
+    return _join(taken, cache, claimed_at=machine_time(), lease_ends=min(c.lease_ends for c in claimed))
 
 
 def _read(taken: Mapping[UUID, Taken]) -> list[dict[str, Any]]:
-    if not taken:
-        return []
     ids = sorted(taken)
     with connection.cursor() as cursor:
         cursor.execute(_READ, {"ids": plain(ids), "lo": ids[0], "hi": ids[-1]})
@@ -198,22 +197,35 @@ def _read(taken: Mapping[UUID, Taken]) -> list[dict[str, Any]]:
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
+Holds = Mapping[tuple[str, str], tuple[str, str]]
+
+
+def read_holds() -> Holds:
+    """(scope, subject) -> (action, reason) of everything paused or cancelled, but for accounts: route sees to those."""
+    with connection.cursor() as cursor:
+        cursor.execute(_HOLDS)
+        return {(scope, subject): (action, reason) for scope, subject, action, reason in cursor.fetchall()}
+
+
 def _join(
-    taken: Mapping[UUID, Taken],
-    rows: list[dict[str, Any]],
-    cache: AskedCache,
-    *,
-    claimed_at: float,
-    lease_ends: float,
+    taken: Mapping[UUID, Taken], cache: AskedCache, *, claimed_at: float, lease_ends: float
 ) -> list[Claimed]:
+    if not taken:
+        return []
+    rows = _read(taken)
+    holds = read_holds()
     asked = cache.get(row["notification_id"] for row in rows)
     return [
-        _claimed(taken[row["id"]], row, asked[row["notification_id"]], claimed_at=claimed_at, lease_ends=lease_ends)
+        _claimed(
+            taken[row["id"]], row, asked[row["notification_id"]], holds, claimed_at=claimed_at, lease_ends=lease_ends
+        )
         for row in rows
     ]
 
 
-def _claimed(taken: Taken, row: dict[str, Any], asked: Asked, *, claimed_at: float, lease_ends: float) -> Claimed:
+def _claimed(
+    taken: Taken, row: dict[str, Any], asked: Asked, holds: Holds, *, claimed_at: float, lease_ends: float
+) -> Claimed:
     channel, lane = Channel(row["channel"]), Lane(row["lane"])
     entry = asked.recipients[row["recipient_no"]] if asked.recipients else {}
     address = _address(channel, row, entry)
@@ -248,7 +260,7 @@ def _claimed(taken: Taken, row: dict[str, Any], asked: Asked, *, claimed_at: flo
         options=asked.options,
         inline=asked.inline,
         shares_data=not own_data,
-        stop=_stop(taken, row, address),
+        stop=_stop(taken, row, address, holds),
     )
 
 
@@ -302,8 +314,8 @@ def raw_address(channel: Channel, entry: Mapping[str, Any]) -> Address | None:
     return Address(channel, value, is_sandbox=bool(entry.get("is_sandbox"))) if value else None
 
 
-def _stop(taken: Taken, row: dict[str, Any], address: Address | None) -> Stop | None:
-    scope, action, reason = held(row["holds"], row)
+def _stop(taken: Taken, row: dict[str, Any], address: Address | None, holds: Holds) -> Stop | None:
+    scope, action, reason = held(holds, row)
     return decide(
         Facts(
             mode=row["mode"],
@@ -317,7 +329,7 @@ def _stop(taken: Taken, row: dict[str, Any], address: Address | None) -> Stop | 
             hold_action=action,
             hold_reason=reason,
             is_expired=row["is_expired"],
-            was_tried=taken.tries > 0,
+            was_tried=taken.tries > 0 or taken.crashes > 0,  # a worker that died may have sent it
             waiting=taken.waiting,
             category=row["category"],
             is_mandatory=row["is_mandatory"],
@@ -345,13 +357,24 @@ def _target(row: dict[str, Any], address: Address | None) -> str:
     return "active" if status == "active" else "retired"
 
 
-def held(holds: list[list[str]] | None, row: Mapping[str, Any]) -> tuple[str, str, str]:
+def held(holds: Holds, row: Mapping[str, Any]) -> tuple[str, str, str]:
     """(scope, action, reason) of the hold over a delivery, a cancel before a pause; empty when there is none."""
     found = ("", "", "")
-    for scope, subject, action, reason in holds or ():
-        value = row["channel"] if scope == "channel" else row[f"{scope}_id"]
-        if value is not None and str(value) == subject:
+    if not holds:
+        return found
+    for scope, column in _HELD_BY:
+        action, reason = holds.get((scope, str(row[column])), ("", ""))
+        if action == "cancel":
+            return scope, action, reason
+        if action and not found[0]:
             found = (scope, action, reason)
-            if action == "cancel":
-                break
     return found
+
+
+_HELD_BY = (
+    ("channel", "channel"),
+    ("client", "client_id"),
+    ("category", "category_id"),
+    ("campaign", "campaign_id"),
+    ("notification", "notification_id"),
+)

@@ -5,26 +5,30 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 from uuid import UUID
 
 import structlog
 from django.db import Error as DatabaseError
-from django.db import OperationalError, connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 
 from apps.notifications import claims, records
 from apps.notifications.metrics import count_results
+from apps.notifications.services import holds
 from apps.people import services as people
 from apps.providers import services as providers
 from apps.templates import services as templates
 from notifier.ledger import Account, Claimed, Result
 from notifier.message import Channel, Mode
+from notifier.outcome import Outcome
 from notifier.stages.render import Compiled
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 ACCOUNTS_FRESH_S = 1.5
+READ_ONLY = "25006"  # SQLSTATE: a standby, or an operator's switch
 
 
 class PostgresLedger:
@@ -45,12 +49,33 @@ class PostgresLedger:
 
     def record(self, results: Sequence[Result]) -> None:
         """Runs on the recorder's thread; a dead connection is dropped there, so that the next try opens another."""
-        try:
-            for start in range(0, len(results), records.BATCH):
-                self._record(results[start : start + records.BATCH])
-        except DatabaseError:  # also one that became a standby: the next connection may lead to its successor
-            connection.close()
-            raise
+        for start in range(0, len(results), records.BATCH):
+            batch = results[start : start + records.BATCH]
+            try:
+                self._record(batch)
+            except Exception as error:
+                connection.close()
+                if _is_away(error):  # also one that became a standby: the next connection may lead to its successor
+                    raise
+                self._record_each(batch, error)
+
+    def _record_each(self, batch: Sequence[Result], error: Exception) -> None:
+        """One result that cannot be written must not keep the others: each by itself, a bad one without its words."""
+        log.error("batch_not_recorded", error=type(error).__name__, rows=len(batch))
+        for result in batch:
+            for attempt in (result, _bare(result)):
+                try:
+                    self._record([attempt])
+                    break
+                except Exception as error:
+                    connection.close()
+                    if _is_away(error):
+                        raise
+                    log.error(
+                        "result_not_recorded",
+                        delivery_id=str(result.claimed.delivery_id),
+                        error=type(error).__name__,
+                    )
 
     def _record(self, results: Sequence[Result]) -> None:
         touching = [r for r in results if _touches_people(r)]
@@ -67,7 +92,7 @@ class PostgresLedger:
     def accounts(self) -> Sequence[Account]:
         with self._lock:
             if time.monotonic() - self._accounts_read > ACCOUNTS_FRESH_S:
-                found = providers.engine_accounts()
+                found = holds.without_held(providers.engine_accounts())
                 if found != self._accounts:
                     self._accounts = found
                 self._accounts_read = time.monotonic()
@@ -75,6 +100,23 @@ class PostgresLedger:
 
     def template(self, version_id: int) -> Compiled:
         return templates.version_by_id(version_id).compiled
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether the database could not be asked, as against: it was, and refused these values."""
+    if isinstance(error, (OperationalError, InterfaceError)):
+        return True
+    return isinstance(error, DatabaseError) and getattr(error.__cause__, "pgcode", None) == READ_ONLY
+
+
+def _bare(result: Result) -> Result:
+    """The result without a word from outside."""
+    outcome = result.outcome
+    return replace(
+        result,
+        verdict=replace(result.verdict, detail=""),
+        outcome=outcome and Outcome(outcome.kind, outcome.scope, http_status=outcome.http_status),
+    )
 
 
 def _once_more(work: Callable[[], T]) -> T:

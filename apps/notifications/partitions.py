@@ -82,6 +82,17 @@ def bounds_of(table: str) -> list[tuple[str, UUID, UUID]]:
     return sorted(found, key=lambda row: row[1].int)
 
 
+def left_over(table: str) -> list[str]:
+    """Partitions that were detached and not dropped: a run died in between."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT c.relname FROM pg_class c WHERE c.relkind = 'r' AND c.relname ~ %s AND pg_table_is_visible(c.oid) "
+            "AND NOT EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhrelid = c.oid)",
+            [f"^{table}_p[0-9]{{8}}$"],
+        )
+        return [row[0] for row in cursor.fetchall()]
+
+
 def covered_until(table: str) -> datetime | None:
     found = bounds_of(table)
     return time_of(found[-1][2]) if found else None
@@ -140,6 +151,9 @@ def retire_partitions(keep: dict[str, timedelta]) -> list[str]:
     """
     dropped = []
     for table, age in keep.items():
+        for name in left_over(table):
+            _drop(table, name)
+            dropped.append(name)
         limit = datetime.now(UTC) - age
         for name, lower, upper in bounds_of(table):
             if time_of(upper) > limit:

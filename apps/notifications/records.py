@@ -16,7 +16,7 @@ from uuid import UUID
 
 from django.db import connection
 
-from apps.notifications.arrays import jsons, plain, texts, times
+from apps.notifications.arrays import jsons, plain, storable, texts, times
 from notifier.ids import derived_id
 from notifier.ledger import Result
 
@@ -110,8 +110,8 @@ def _values(rows: list[Result]) -> dict[str, Any]:
         "hi": ids[-1],
         "claim_no": plain(c.claim_no for c in claims),
         "state": texts(v.state for v in verdicts),
-        "reason": texts(v.reason for v in verdicts),
-        "detail": texts(v.detail for v in verdicts),
+        "reason": texts(storable(v.reason, 40) for v in verdicts),
+        "detail": texts(storable(v.detail, 500) for v in verdicts),
         "stopped_by": texts(c.stop.gate if c.stop and o is None else "" for c, o in zip(claims, outcomes, strict=True)),
         "seen": jsons(c.stop.seen if c.stop and o is None else None for c, o in zip(claims, outcomes, strict=True)),
         "account": plain(r.account_id for r in rows),
@@ -128,10 +128,10 @@ def _values(rows: list[Result]) -> dict[str, Any]:
         "ended": times(r.ended_at or None for r in rows),
         "outcome": texts(o.kind if o else "" for o in outcomes),
         "scope": texts(o.scope if o else "" for o in outcomes),
-        "ref": texts(o.provider_ref[:200] if o else "" for o in outcomes),
-        "code": texts(o.code[:100] if o else "" for o in outcomes),
+        "ref": texts(storable(o.provider_ref, 200) if o else "" for o in outcomes),
+        "code": texts(storable(o.code, 100) if o else "" for o in outcomes),
         "http": plain(o.http_status if o else None for o in outcomes),
-        "said": texts(o.detail[:500] if o else "" for o in outcomes),
+        "said": texts(storable(o.detail, 500) if o else "" for o in outcomes),
         "tally": plain(numbers),
         "ending": plain(c.delivery_id for c, v in zip(claims, verdicts, strict=True) if v.retry_in_s is None),
         "waiting_on": plain(c.delivery_id for c, v in zip(claims, verdicts, strict=True) if v.retry_in_s is not None),

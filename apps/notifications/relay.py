@@ -23,7 +23,7 @@ from kombu.exceptions import OperationalError as BrokerError
 
 from apps.notifications import ringing
 from apps.notifications.arrays import plain, texts
-from apps.notifications.claims import held
+from apps.notifications.claims import held, read_holds
 from apps.notifications.heartbeats import beat
 from apps.notifications.metrics import LEASES_EXPIRED
 from apps.notifications.partitions import ensure_partitions
@@ -39,6 +39,8 @@ WATERMARK = 2000  # rung and not claimed, per queue: a few seconds of work
 PICK = 1000  # rows written by one statement: about 10 us each
 RUNG_FOR_S = 10  # a row rung and not claimed by then is rung again
 HELD_FOR_S = 30
+ALONE_AT_ONCE = 20  # rows whose process died, out in a queue at a time: a task takes them one by one
+RECEIPTS_EVERY_S = 1.0
 EXPANSIONS = 500
 EXPANSION_FOR_S = 30
 UPKEEP_EVERY_S = 3600.0
@@ -72,7 +74,7 @@ SELECT CASE WHEN pg_try_advisory_xact_lock(hashtext(%(queue)s)) THEN (
       SELECT 1 FROM notifications_pending t
        WHERE t.channel = %(channel)s AND t.lane = %(lane)s AND t.client_id = c.client_id
          AND t.wake_at > now() AND t.wake_at <= now() + %(rung)s * interval '1 second'
-         AND t.lease_until IS NULL AND t.due_at <= now() LIMIT %(watermark)s) r
+         AND t.lease_until IS NULL AND t.due_at <= now() AND t.crashes = 0 LIMIT %(watermark)s) r
      WHERE c.client_id IS NOT NULL LIMIT %(watermark)s) rung) END
 """
 )
@@ -102,17 +104,18 @@ RETURNING p.id, p.client_id, p.claim_no, p.crashes,
 """
 )
 
-_HOLDS = "SELECT scope, subject, action, reason FROM notifications_hold"
-
 _HELD_BY = """
-SELECT d.id, d.channel, d.account_id, d.client_id, d.category_id, d.campaign_id, d.notification_id,
+SELECT d.id, d.channel, d.client_id, d.category_id, d.campaign_id, d.notification_id, d.expires_at,
        d.expires_at <= now() AS is_expired
   FROM notifications_delivery d WHERE d.id = ANY (%(ids)s::uuid[]) AND d.id BETWEEN %(lo)s AND %(hi)s
 """
 
 _SET_ASIDE = """
-UPDATE notifications_pending p SET wake_at = now() + %(held)s * interval '1 second', waiting = v.waiting
-  FROM unnest(%(ids)s::uuid[], %(waiting)s::text[]) AS v(id, waiting)
+UPDATE notifications_pending p
+   SET wake_at = least(now() + %(held)s * interval '1 second', v.expires),
+       due_at = least(now() + %(held)s * interval '1 second', v.expires), -- not due: so it does not count as rung
+       waiting = v.waiting
+  FROM unnest(%(ids)s::uuid[], %(waiting)s::text[], %(expires)s::timestamptz[]) AS v(id, waiting, expires)
  WHERE p.id = v.id AND p.id = ANY (%(ids)s::uuid[]) AND p.lease_until IS NULL
 """
 
@@ -162,6 +165,8 @@ class Relay:
         self._upkeep_at = 0.0
         self._beat_at = 0.0
         self._canary_at = 0.0
+        self._receipts_at = 0.0
+        self._alone: dict[str, set[UUID]] = {}  # rung to be sent alone, by queue
 
     def run(self) -> None:
         """Tick until told to stop. A database or broker that is away is waited for."""
@@ -219,36 +224,67 @@ class Relay:
 
     def _set_aside(self, cursor: Any, ids: Sequence[UUID]) -> set[UUID]:
         """Rows on hold are not rung; they are looked at again later, or when the hold is lifted."""
-        cursor.execute(_HOLDS)
-        holds = cursor.fetchall()
+        holds = read_holds()
         if not holds or not ids:
             return set()
         ids = sorted(ids)
         cursor.execute(_HELD_BY, {"ids": plain(ids), "lo": ids[0], "hi": ids[-1]})
         names = [column.name for column in cursor.description]
-        words = {}
+        aside: dict[UUID, tuple[str, str]] = {}
         for values in cursor.fetchall():
             row = dict(zip(names, values, strict=True))
             scope, action, _ = held(holds, row)
             if action == "pause" and not row["is_expired"]:  # what is over or cancelled is rung, to be ended
-                words[row["id"]] = "provider_paused" if scope == "account" else f"{scope}_paused"
-        if words:
-            cursor.execute(_SET_ASIDE, {"held": HELD_FOR_S, "ids": plain(words), "waiting": texts(words.values())})
-        return set(words)
+                aside[row["id"]] = (f"{scope}_paused", row["expires_at"].isoformat())
+        if aside:
+            cursor.execute(
+                _SET_ASIDE,
+                {
+                    "held": HELD_FOR_S,
+                    "ids": plain(aside),
+                    "waiting": texts(word for word, _ in aside.values()),
+                    "expires": texts(expires for _, expires in aside.values()),
+                },
+            )
+        return set(aside)
 
     def _ring(self, queue: str, picked: Sequence[Picked]) -> None:
         """Round robin over clients; a row whose process died goes alone, so that it takes nobody with it."""
         well = [row for row in picked if row.crashes == 0]
+        alone = self._rationed(queue, [row.id for row in picked if row.crashes])
         ids = _in_turns([(row.id, row.client_id) for row in well])
         try:
             if ids:
                 ringing.publish_deliveries(queue, ids)
-            for row in picked:
-                if row.crashes:
-                    ringing.publish_deliveries(queue, [row.id], alone=True)
+            if alone:
+                ringing.publish_deliveries(queue, alone, alone=True)
         except BrokerError:
             self._lost_broker()
-            _wake([row.id for row in picked])
+            _wake([*ids, *alone])
+
+    def _rationed(self, queue: str, crashed: Sequence[UUID]) -> list[UUID]:
+        """The rows to be sent alone now. They are slow, so few are out at a time; the rest wakes again in a second."""
+        if not crashed:
+            return []
+        out = self._alone.get(queue, set()) - set(crashed)
+        with connection.cursor() as cursor:
+            if out:
+                cursor.execute(
+                    "SELECT id FROM notifications_pending "
+                    "WHERE id = ANY (%s::uuid[]) AND crashes > 0 AND lease_until IS NULL",
+                    [plain(out)],
+                )
+                out = {row[0] for row in cursor.fetchall()}
+            now = list(crashed[: max(0, ALONE_AT_ONCE - len(out))])
+            later = crashed[len(now) :]
+            if later:
+                cursor.execute(
+                    "UPDATE notifications_pending SET wake_at = now() + interval '1 second' "
+                    "WHERE id = ANY (%s::uuid[]) AND lease_until IS NULL",
+                    [plain(later)],
+                )
+        self._alone[queue] = out | set(now)
+        return now
 
     # --- the rest ----------------------------------------------------------------------------------------------
 
@@ -264,10 +300,13 @@ class Relay:
         return len(ids)
 
     def _receipts(self) -> int:
+        if time.monotonic() < self._receipts_at:
+            return 0
         with connection.cursor() as cursor:
             cursor.execute("SELECT EXISTS (SELECT 1 FROM notifications_receiptinbox WHERE wake_at <= now())")
             if not cursor.fetchone()[0]:
                 return 0
+        self._receipts_at = time.monotonic() + RECEIPTS_EVERY_S
         try:
             ringing.publish_receipts()
         except BrokerError:

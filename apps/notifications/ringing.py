@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 MOST_IDS = 500  # in one task: 20 kB, and a shift's first claim
 MOST_WAITING = 10_000  # ids held for the thread; past this the relay has them
 CANARY_LIVES_S = 60
+RECEIPTS_RING_S = 30  # rung each second while something is due: old rings of a queue that stood still say nothing new
 MOST_NAMED = 10  # request ids that a task carries for its log lines
 HEALTH_FRESH_S = 1.5  # how old the relay's word on the broker may be
 
@@ -48,7 +49,7 @@ def publish_canaries() -> None:
 
 
 def publish_receipts() -> None:
-    _send("settle_receipts", [], RECEIPTS)
+    _send("settle_receipts", [], RECEIPTS, expires=RECEIPTS_RING_S)
 
 
 def _send(task: str, args: list[object], queue: str, **options: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import structlog
 from django.conf import settings
@@ -11,6 +11,7 @@ from django.db import connection
 
 from apps.notifications import invariants, partitions
 from apps.notifications.services import holds
+from notifier.ids import floor_id
 
 log = structlog.get_logger(__name__)
 
@@ -18,18 +19,20 @@ PAGE = 5000
 IDEMPOTENCY_KEPT_DAYS = 7
 RECEIPTS_KEPT_DAYS = 7
 HEARTBEATS_KEPT_HOURS = 24
+RECENT = timedelta(days=2)  # what is due within hours ends in these partitions; the rest is looked at hourly
 FOLDED_H = 3  # hours that are still folded; what a longer standstill left unfolded is summed all the same
 
 
-def complete_notifications() -> None:
+def complete_notifications(since: timedelta = RECENT) -> None:
     """Set `completed` on what has no open delivery left. Nobody else sets it: no worker knows that it is the last.
 
     Deliveries of a notification share its first 8 bytes, so one probe of Pending's key tells.
     """
+    first = floor_id(datetime.now(UTC) - since)
     last = "00000000-0000-0000-0000-000000000000"
     while True:
         with connection.cursor() as cursor:
-            cursor.execute(_COMPLETE, {"after": last, "page": PAGE})
+            cursor.execute(_COMPLETE, {"after": last, "page": PAGE, "since": str(first)})
             seen, last = cursor.fetchone()
         if not seen or seen < PAGE:
             return
@@ -38,7 +41,7 @@ def complete_notifications() -> None:
 _COMPLETE = """
 WITH open AS MATERIALIZED (
   SELECT id, status FROM notifications_notification
-   WHERE completed_at IS NULL AND id > %(after)s ORDER BY id LIMIT %(page)s
+   WHERE completed_at IS NULL AND id > %(after)s AND id >= %(since)s ORDER BY id LIMIT %(page)s
 ), done AS (
   SELECT id FROM open o
    WHERE NOT EXISTS (SELECT 1 FROM notifications_expansion e WHERE e.id = o.id)
@@ -50,10 +53,15 @@ WITH open AS MATERIALIZED (
   UPDATE notifications_notification n
      SET completed_at = now(), status = CASE WHEN n.status = 'cancelled' THEN n.status ELSE 'completed' END
    WHERE n.id = ANY (ARRAY(SELECT id FROM done))
-     AND n.id >= (SELECT min(id::text)::uuid FROM open) AND n.id <= (SELECT max(id::text)::uuid FROM open)
+     AND n.id >= %(since)s
 )
 SELECT count(*), coalesce(max(id::text), %(after)s) FROM open
 """
+
+
+def complete_old_notifications() -> None:
+    """The same for what was accepted long ago: due days ahead, or held for long."""
+    complete_notifications(timedelta(days=settings.KEPT_DAYS))
 
 
 def compact_tallies() -> None:
@@ -130,6 +138,7 @@ def sweep_cancels() -> None:
 
 JOBS: dict[str, Callable[[], None]] = {
     "complete_notifications": complete_notifications,
+    "complete_old_notifications": complete_old_notifications,
     "compact_tallies": compact_tallies,
     "forget_old_keys": forget_old_keys,
     "keep_partitions": keep_partitions,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from multiprocessing import Event
+from ctypes import c_bool
+from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 from celery.signals import worker_process_shutdown, worker_shutting_down
@@ -15,8 +16,10 @@ from apps.notifications.metrics import say_in_flight
 from notifier.limits import TokenExchange, store
 from notifier.pipeline import Worker
 
-_LAST_WRITES_S = 10.0
-_stopping = Event()  # shared with the children: they are forked (or spawned) from the process that gets the signal
+_LAST_WRITES_S = 13.0  # a call's timeout, and the time to write what it came to
+# Shared with the children, which are forked from the process that gets the signal. Without a lock: a child killed while
+# it held one would leave it taken for all others.
+_stopping = RawValue(c_bool, False)
 _workers: dict[int, Worker] = {}
 
 
@@ -29,15 +32,19 @@ def this_worker() -> Worker:
             PostgresLedger(),
             machine_time,
             exchange_token=TokenExchange(store(settings.LIMITS_URL)).exchange_token,
-            must_stop=_stopping.is_set,
+            must_stop=_must_stop,
             watch_slots=say_in_flight,
         )
     return _workers[pid]
 
 
+def _must_stop() -> bool:
+    return bool(_stopping.value)
+
+
 @worker_shutting_down.connect
 def _stop_claiming(**_: Any) -> None:
-    _stopping.set()
+    _stopping.value = True
 
 
 @worker_process_shutdown.connect

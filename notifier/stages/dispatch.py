@@ -57,18 +57,32 @@ class Dispatcher:
     async def _call(self, jobs: Sequence[Job]) -> None:
         started = time.time()
         account = jobs[0].account
-        outcomes = await self._outcomes(account, jobs)
-        ended = time.time()
-        breaker = self._router.breaker(account)
-        results = []
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            breaker.saw(outcome)
-            results.append(
-                Result(
-                    job.claimed, judge(job.claimed, outcome), outcome, account.id, started_at=started, ended_at=ended
-                )
-            )
-        self._loop.recorder.add(results, ended_calls=len(jobs))
+        results: list[Result] = []
+        try:
+            outcomes = await self._outcomes(account, jobs)
+            breaker = self._router.breaker(account)
+            for job, outcome in zip(jobs, outcomes, strict=True):
+                breaker.saw(outcome)
+                results.append(self._result(job, outcome, started))
+        except BaseException as error:  # whatever it is, each message has a result and gives its room back
+            log.error("call_broken_off", account=account.name, error=type(error).__name__)
+            broken = Outcome(Kind.UNCERTAIN, code=type(error).__name__, detail="the call was broken off")
+            results += [self._result(job, broken, started) for job in jobs[len(results) :]]
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            self._loop.recorder.add(results, ended_calls=len(jobs))
+
+    def _result(self, job: Job, outcome: Outcome, started: float) -> Result:
+        elsewhere = outcome.kind is Kind.MISCONFIGURED and self._router.has_another(job.claimed, job.account)
+        return Result(
+            job.claimed,
+            judge(job.claimed, outcome, elsewhere=elsewhere),
+            outcome,
+            job.account.id,
+            started_at=started,
+            ended_at=time.time(),
+        )
 
     async def _outcomes(self, account: Account, jobs: Sequence[Job]) -> Sequence[Outcome]:
         messages = [job.message for job in jobs]

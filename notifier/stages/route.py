@@ -14,6 +14,7 @@ from notifier.providers.registry import provider_class
 FAILURES_TO_OPEN = 10  # in a row
 OPEN_S = 5.0  # first; doubles
 MOST_OPEN_S = 60.0
+PROBE_S = 15.0  # above the longest call: a probe without an answer by then was never made
 SICK_S = 30.0  # an account whose credentials were refused is left alone for so long
 WAIT_S = 5.0  # a message that nobody can take now is looked at again then
 
@@ -29,14 +30,16 @@ class Breaker:
         self._failures = 0
         self._open_s = OPEN_S
         self._until = 0.0
-        self._probing = False
+        self._probing_since: float | None = None
 
     def allows(self) -> bool:
+        """Whether a call may be made. While open: one probe, and another when that one never came back."""
         if self._until == 0.0:
             return True
-        if self._clock() < self._until or self._probing:
+        now = self._clock()
+        if now < self._until or (self._probing_since is not None and now < self._probing_since + PROBE_S):
             return False
-        self._probing = True
+        self._probing_since = now
         return True
 
     @property
@@ -48,17 +51,17 @@ class Breaker:
             self._open_for(SICK_S)
         elif outcome.kind in (Kind.UNAVAILABLE, Kind.UNCERTAIN):
             self._failures += 1
-            if self._probing or self._failures == FAILURES_TO_OPEN:
+            if self._probing_since is not None or self._failures == FAILURES_TO_OPEN:
                 self._open_for(self._open_s)
                 self._open_s = min(self._open_s * 2, MOST_OPEN_S)
         elif outcome.kind is Kind.THROTTLED and outcome.scope is Scope.ACCOUNT:
             self._open_for(outcome.retry_after_s or 1.0)
         else:
-            self._failures, self._open_s, self._until, self._probing = 0, OPEN_S, 0.0, False
+            self._failures, self._open_s, self._until, self._probing_since = 0, OPEN_S, 0.0, None
 
     def _open_for(self, seconds: float) -> None:
         self._until = self._clock() + seconds
-        self._probing = False
+        self._probing_since = None
 
 
 class Router:
@@ -92,6 +95,10 @@ class Router:
             if self.breaker(account).allows():
                 return account
         return _wait(claimed, "provider_unavailable", ", ".join(account.name for account in fitting))
+
+    def has_another(self, claimed: Claimed, account: Account) -> bool:
+        """Whether a healthy account other than this one could take the message."""
+        return any(other.id != account.id and not self.breaker(other).is_open for other in self._fitting(claimed))
 
     def _by_weight(self, accounts: list[Account]) -> Iterable[Account]:
         if len(accounts) <= 1:

@@ -7,7 +7,7 @@ import random
 from notifier.ledger import Claimed, Verdict
 from notifier.lifecycle import State
 from notifier.message import Channel, Lane
-from notifier.outcome import Kind, Outcome
+from notifier.outcome import Kind, Outcome, Scope
 from notifier.queues import retry_lane
 
 SCHEDULE_S: dict[Lane, tuple[float, ...]] = {
@@ -42,8 +42,14 @@ def backoff_s(lane: Lane, tries: int, chance: random.Random | None = None) -> fl
     return gaps[min(tries, len(gaps)) - 1] * (chance or random).uniform(0.5, 1.0)
 
 
-def judge(claimed: Claimed, outcome: Outcome) -> Verdict:
-    """What becomes of a delivery after one try. Pure but for the jitter."""
+def judge(claimed: Claimed, outcome: Outcome, *, elsewhere: bool = False) -> Verdict:
+    """What becomes of a delivery after one try. Pure but for the jitter.
+
+    `elsewhere`: another account could take it at once.
+    """
+    if outcome.kind is Kind.MISCONFIGURED and outcome.scope is Scope.ACCOUNT and elsewhere:
+        # The account is left alone from now on, so the next claim goes to the other one.
+        return Verdict(claimed.state, retry_in_s=0.0, queue_lane=claimed.queue_lane)
     return _RULES[outcome.kind](claimed, outcome)
 
 

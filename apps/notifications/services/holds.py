@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from django.db import connection, transaction
@@ -10,6 +11,7 @@ from django.db import connection, transaction
 from apps.notifications.models import Hold, HoldAction, HoldScope
 from apps.rest.problems import Problem
 from notifier.ids import range_of
+from notifier.ledger import Account
 
 PAGE = 1000
 
@@ -105,6 +107,12 @@ def pause(scope: HoldScope | str, subject: str, *, by: str, note: str = "") -> H
         scope=scope, subject=subject, defaults={"action": HoldAction.PAUSE, "created_by": by, "note": note}
     )
     return hold
+
+
+def without_held(accounts: Sequence[Account]) -> list[Account]:
+    """The accounts, those on hold as not active: route goes round them, and what only they serve waits."""
+    held = set(Hold.objects.filter(scope=HoldScope.ACCOUNT).values_list("subject", flat=True))
+    return [replace(account, is_active=False) if str(account.id) in held else account for account in accounts]
 
 
 def lift(hold: Hold) -> None:

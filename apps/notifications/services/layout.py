@@ -189,14 +189,14 @@ def _strictest(owners: list[Person], outline: Outline, channel: str) -> Person |
     if not owners:
         return None
     key = (outline.category.pk, channel)
-    choices = [owner.choices[key] for owner in owners if key in owner.choices]
+    choices = [owner.choices.get(key, outline.category.is_on_by_default) for owner in owners]
     return Person(
         0,
         "",
         "",
         is_opted_out=any(owner.is_opted_out for owner in owners),
         is_erased=False,
-        choices={key: all(choices)} if choices else {},
+        choices={key: all(choices)},
     )
 
 
