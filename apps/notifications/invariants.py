@@ -25,7 +25,7 @@ from notifier.queues import DELIVERY_QUEUES, channel_and_lane, queue_for
 
 log = structlog.get_logger(__name__)
 
-COUNTED_TO = 2000  # Pending rows of a queue; past this its depth is "at least", and its books are not compared
+COUNTED_TO = 1000  # Pending rows of a queue; past this its depth is "at least", and its books are not compared
 LOOKED_AT = 500  # rows of a queue whose due times are read for the oldest, shared between its clients
 LEAST_OF_A_CLIENT = 5
 CLOSED_AFTER_H = 2  # nobody writes into an hour that old: a transaction takes seconds

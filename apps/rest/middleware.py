@@ -40,7 +40,7 @@ class RequestIdMiddleware:
 
 
 class ProblemMiddleware:
-    """Under /v1, every error is problem+json: also the router's, the host check's and a crash's. Stands second.
+    """Under /v1, every error is problem+json: also the router's, the host check's and a crash's. Stands third.
 
     Django turns an exception into a response at each layer below, so a status is all that is left to go by.
     """
