@@ -9,6 +9,7 @@ from uuid import UUID
 from django import forms
 from django.contrib import messages
 from django.contrib.admin import ShowFacets
+from django.contrib.admin.checks import ModelAdminChecks
 from django.contrib.admin.views.main import ORDER_VAR, PAGE_VAR, SEARCH_VAR
 from django.core.exceptions import ValidationError
 from django.core.paginator import Paginator
@@ -55,6 +56,8 @@ class QuietList(ChangeList):  # type: ignore[misc] # the theme has no types
 class Screen(ModelAdmin):  # type: ignore[misc] # the theme has no types
     """A list that answers in the same number of queries, whatever it holds."""
 
+    # The theme's own (unfold 0.91) look permissions up in the database, which at the first `migrate` has no tables.
+    checks_class = ModelAdminChecks
     list_per_page = PER_PAGE
     list_fullwidth = True
     compressed_fields = False  # labels above their fields: beside them, three in a row leave no room
