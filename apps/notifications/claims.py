@@ -207,9 +207,7 @@ def read_holds() -> Holds:
         return {(scope, subject): (action, reason) for scope, subject, action, reason in cursor.fetchall()}
 
 
-def _join(
-    taken: Mapping[UUID, Taken], cache: AskedCache, *, claimed_at: float, lease_ends: float
-) -> list[Claimed]:
+def _join(taken: Mapping[UUID, Taken], cache: AskedCache, *, claimed_at: float, lease_ends: float) -> list[Claimed]:
     if not taken:
         return []
     rows = _read(taken)

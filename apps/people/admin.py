@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
+from uuid import UUID
 
 from django import forms
 from django.contrib import admin
@@ -44,11 +46,12 @@ from notifier.message import Channel
 STATES = {"active": "success", "retired": "warning"}
 BY_OPERATOR = "by_operator"
 LIFT_PROTECTED = "people.delete_suppression"
+_BETWEEN_DIGITS = re.compile(r"[\s().-]")
 
 
-def hashes_of(text: str) -> list[Any]:
-    """The keyed hashes of `text`, if it is an email address or a phone number."""
-    email, phone = (normal_email(text), None) if "@" in text else (None, normal_phone(text))
+def hashes_of(text: str) -> list[UUID]:
+    """The keyed hashes of `text`, if it is an email address, or a phone number as people write it: +44 20 7946 0958."""
+    email, phone = (normal_email(text), None) if "@" in text else (None, normal_phone(_BETWEEN_DIGITS.sub("", text)))
     found = [(Channel.EMAIL, email), (Channel.SMS, phone)]
     return [hash_address(channel, value) for channel, value in found if value]
 
@@ -245,7 +248,8 @@ class SuppressionForm(forms.ModelForm):  # type: ignore[type-arg] # has no type 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
         text = cleaned.get("address", "")
-        normal = normal_email(text) if cleaned.get("channel") == Channel.EMAIL else normal_phone(text)
+        is_email = cleaned.get("channel") == Channel.EMAIL
+        normal = normal_email(text) if is_email else normal_phone(_BETWEEN_DIGITS.sub("", text))
         if normal is None:
             self.add_error("address", ValidationError("Give an email address, or a phone number such as +447700900123"))
         cleaned["address"] = normal

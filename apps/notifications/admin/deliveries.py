@@ -25,13 +25,11 @@ from apps.notifications.models import Delivery
 from apps.notifications.selectors.decisions import decisions, gate_names
 from apps.notifications.selectors.deliveries import one_delivery
 from apps.notifications.selectors.walk import Owner
-from apps.people.hashing import hash_address
+from apps.people.admin import hashes_of
 from apps.people.models import Address, Device, User
 from apps.rest.admin import as_uuid, column, link, masked, shown_address
-from apps.rest.formats import normal_email, normal_phone
 from apps.rest.problems import Problem
 from notifier.ids import range_of
-from notifier.message import Channel
 
 GATES: dict[str, str] = {
     "exists": "There is such a person",
@@ -78,9 +76,9 @@ class DeliveryAdmin(PartitionedScreen):
                     field = "address_id" if model is Address else "device_id"
                     named |= Q(user_id=owner, **{field: id})
             return queryset.filter(named)
-        if (hashed := _address_hash(term)) is not None:
-            owners = list(Address.objects.filter(value_hash=hashed).values_list("user_id", flat=True))
-            return queryset.filter(user_id__in=owners, address_hash=hashed)
+        if hashes := hashes_of(term):
+            owners = list(Address.objects.filter(value_hash__in=hashes).values_list("user_id", flat=True))
+            return queryset.filter(user_id__in=owners, address_hash__in=hashes)
         found = [Q(pk__in=ids)] if (ids := deliveries_sent_as(term)) else []
         found += map(_of_notification, notifications_named(term))
         owner = User.objects.filter(external_id=term).values_list("pk", flat=True).first()
@@ -108,14 +106,6 @@ def _of_notification(id: UUID) -> Q:
     """Its deliveries are one short range of the key; the bound lets PostgreSQL open one partition."""
     first, last = range_of(id)
     return Q(pk__gte=first, pk__lte=last, notification_id=id)
-
-
-def _address_hash(text: str) -> UUID | None:
-    if "@" in text:
-        email = normal_email(text)
-        return hash_address(Channel.EMAIL, email) if email else None
-    phone = normal_phone(text) if text.startswith("+") else None
-    return hash_address(Channel.SMS, phone) if phone else None
 
 
 def _explained(request: HttpRequest, object_id: str) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def accept_batch(
     Accepted items are committed together and laid out by the workers.
     """
     results: list[dict[str, Any]] = []
-    wanted: dict[UUID, tuple[int, Accepted]] = {}
+    by_event: dict[EventClaim, list[tuple[int, Accepted]]] = {}
     for index, (body, raw, faults) in enumerate(items):
         event_id = raw.get("event_id") if isinstance(raw, dict) else None
         result: dict[str, Any] = {"index": index, "event_id": event_id if isinstance(event_id, str) else None}
@@ -102,27 +102,28 @@ def accept_batch(
             continue
         accepted = _named(caller, checked, raw)
         assert accepted.event is not None  # noqa: S101 - the shape of an item requires event_id
-        first = wanted.setdefault(accepted.event.id, (index, accepted))
-        if first[1] is not accepted:
-            same = first[1].event is not None and first[1].event.fingerprint == accepted.event.fingerprint
-            result |= _as_duplicate(first[1].id) if same else _as_reused(first[1].id)
+        by_event.setdefault(accepted.event, []).append((index, accepted))
     with transaction.atomic():
         if earlier := take_request(key, Answer(202, {})):
             DUPLICATES.labels("idempotency_key").inc()
             return earlier
-        taken = take_events([(a.event, a.id) for _, a in wanted.values() if a.event]) if wanted else {}
+        # Each event once: the first item that names it, whatever others of the batch say under the same name.
+        first: dict[UUID, tuple[EventClaim, Accepted]] = {}
+        for event, same in by_event.items():
+            first.setdefault(event.id, (event, same[0][1]))
+        taken = take_events([(event, accepted.id) for event, accepted in first.values()]) if first else {}
         fresh = []
-        for event_id_, (index, accepted) in wanted.items():
-            if event_id_ in taken:
-                fingerprint, original = taken[event_id_]
-                same = accepted.event is not None and fingerprint == accepted.event.fingerprint
-                results[index] |= _as_duplicate(original) if same else _as_reused(original)
-            else:
+        for event, same in by_event.items():
+            known = taken.get(event.id)
+            if known is None and first[event.id][0] == event:
+                index, accepted = same.pop(0)
                 results[index] |= {"result": "accepted", "id": str(accepted.id)}
                 fresh.append(accepted)
+            fingerprint, original = known or (first[event.id][0].fingerprint, first[event.id][1].id)
+            for index, _ in same:
+                results[index] |= _as_duplicate(original) if fingerprint == event.fingerprint else _as_reused(original)
         if fresh:
             _insert(caller, fresh, request_id, at_once=False)
-        _follow_first(results, wanted)
         counts = {word: sum(r["result"] == word for r in results) for word in ("accepted", "duplicate", "rejected")}
         answer = Answer(202, {**counts, "results": results})
         change_answer(key, answer)
@@ -130,14 +131,6 @@ def accept_batch(
         ACCEPTED.labels(caller.mode.value, accepted.checked.lane).inc()
     DUPLICATES.labels("event_id").inc(counts["duplicate"])
     return answer
-
-
-def _follow_first(results: list[dict[str, Any]], wanted: Mapping[UUID, tuple[int, Accepted]]) -> None:
-    """A second item with an event of the same batch names the notification that its first one came to."""
-    came_to = {str(accepted.id): results[index].get("id") for index, accepted in wanted.values()}
-    for result in results:
-        if result.get("id") in came_to:
-            result["id"] = came_to[result["id"]]
 
 
 def _as_duplicate(original: UUID) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from apps.clients.callers import Caller
 from apps.notifications.claims import merged
+from apps.notifications.clock import database_now
 from apps.notifications.services.layout import DEFAULT_LOCALE, category_by_key
 from apps.people.hashing import hash_address, hash_token
 from apps.people.models import Category
@@ -91,7 +92,7 @@ def check(caller: Caller, body: Mapping[str, Any], path: Path, errors: Errors) -
     _check_grants(caller, body, category)
     channels = _channels(caller, body, said, category, path, errors)
     lane = body.get("lane") or category.lane
-    now = datetime.now(UTC)
+    now = database_now()
     due_at, expires_at = _times(body, now, category, lane, path, errors)
     recipients = _recipients(body["to"], path, errors)
     _check_data(said, channels, body, path, errors)

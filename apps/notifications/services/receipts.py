@@ -14,16 +14,18 @@ from uuid import UUID
 import structlog
 from django.db import connection, transaction
 
-from apps.notifications.arrays import jsons, plain, texts
+from apps.notifications.arrays import jsons, plain, storable, texts
 from apps.notifications.claims import loads
 from apps.notifications.metrics import RECEIPTS
 from apps.people import services as people
 from apps.people.hashing import hash_address
 from apps.people.models import Suppression
+from apps.people.sandbox import is_sandbox_recipient
 from notifier.ids import derived_id, floor_id
 from notifier.lifecycle import OPEN, State, advance
 from notifier.message import Channel
 from notifier.outcome import Receipt, ReceiptKind
+from notifier.providers.registry import PROVIDERS, provider_class
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +55,8 @@ class Kept(NamedTuple):
     id: int
     account_id: int
     account: str
+    kind: str
+    is_sandbox: bool
     event_id: str
     receipt: dict[str, Any]
     received_at: datetime
@@ -68,7 +72,7 @@ def keep(account_id: int, receipts: Sequence[Receipt]) -> int:
     """Store what a provider reported, to be settled soon; returns how many were new. One statement."""
     if not receipts:
         return 0
-    once = {receipt.event_id[:250]: receipt for receipt in receipts}
+    once = {storable(receipt.event_id, 250): receipt for receipt in receipts}
     rows = sorted(once.items())
     with connection.cursor() as cursor:
         cursor.execute(
@@ -94,7 +98,7 @@ def as_json(receipt: Receipt) -> dict[str, Any]:
     if receipt.delivery_id is not None:
         values["delivery_id"] = str(receipt.delivery_id)
     values.pop("raw", None)  # what we understood is kept; the rest may hold anything
-    return values
+    return {name: storable(value, 500) if isinstance(value, str) else value for name, value in values.items()}
 
 
 def settle_due() -> int:
@@ -111,12 +115,13 @@ def _settle_page() -> int:
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT r.id, r.account_id, a.name, r.provider_event_id, r.receipt, r.received_at, r.looks "
+                "SELECT r.id, r.account_id, a.name, a.kind, a.is_sandbox, r.provider_event_id, r.receipt, "
+                "r.received_at, r.looks "
                 "FROM notifications_receiptinbox r JOIN providers_provideraccount a ON a.id = r.account_id "
                 "WHERE r.wake_at <= now() ORDER BY r.wake_at LIMIT %s FOR UPDATE OF r SKIP LOCKED",
                 [PAGE],
             )
-            rows = [Kept._make((*row[:4], loads(row[4]), *row[5:])) for row in cursor.fetchall()]
+            rows = [Kept._make((*row[:6], loads(row[6]), *row[7:])) for row in cursor.fetchall()]
         matches = _match(rows)
         # Deliveries are locked in id order by `_match`; the receipts of one are followed as they happened.
         for row in sorted(rows, key=lambda row: row.at):
@@ -144,6 +149,7 @@ class Match(NamedTuple):
     user_id: int | None
     address_id: UUID | None
     device_id: UUID | None
+    address_hash: UUID | None
 
 
 def _match(rows: Sequence[Kept]) -> dict[int, Match]:
@@ -190,7 +196,7 @@ def _tries_by_ref(refs: Sequence[str]) -> list[tuple[int, str, UUID, int]]:
 _DELIVERIES = """
 SELECT d.id, d.notification_id, d.state, p.lease_until IS NOT NULL, p.id IS NOT NULL, greatest(d.claim_no, 0),
        NULL::int, d.channel, d.client_id, d.mode, d.lane, d.category_id, d.campaign_id, d.account_id, d.user_id,
-       d.address_id, d.device_id
+       d.address_id, d.device_id, d.address_hash
   FROM notifications_delivery d LEFT JOIN notifications_pending p ON p.id = d.id
  WHERE d.id = ANY (%(ids)s::uuid[]) AND d.id BETWEEN %(lo)s AND %(hi)s ORDER BY d.id FOR UPDATE OF d
 """
@@ -204,34 +210,63 @@ def _deliveries(ids: Sequence[UUID]) -> dict[UUID, Match]:
 
 def _settle(row: Kept, match: Match | None) -> None:
     kind = row.receipt["kind"]
-    if match is None and kind in (ReceiptKind.STOPPED, ReceiptKind.STARTED):
-        _follow_keyword(row)
-        _close(row, "followed")
-    elif match is None and kind in _STATE_OF:
-        _look_again(row, "unmatched")
-    elif match is None:
-        _close(row, "kept")
-    elif match.is_leased or (match.has_pending and kind not in (ReceiptKind.SENT, ReceiptKind.DELIVERED)):
-        # Our own record of this try is on its way, or another try is: it says where things stand.
-        _look_again(row, "early")
-    else:
+    _heed(row, match)
+    if match is not None and match.is_leased:
+        _look_again(row, "early")  # our own record of this try is on its way: it says where things stand
+    elif match is not None:
         _follow(row, match)
         _close(row, "settled")
+    elif kind == ReceiptKind.STARTED:
+        _reopen(row)
+        _close(row, "followed")
+    elif kind in _STATE_OF:
+        _look_again(row, "unmatched")
+    else:
+        _close(row, "followed" if kind in _SUPPRESSES else "kept")
+
+
+def _heed(row: Kept, match: Match | None) -> None:
+    """What says "stop" is obeyed at first sight, whatever the delivery's state, and with or without a delivery."""
+    reason = _suppression(row.receipt["kind"], row.receipt.get("reason", ""))
+    if not reason:
+        return
+    note = " ".join(filter(None, [row.receipt.get("code"), row.receipt.get("detail")]))[:500]
+    address = row.receipt.get("address", "")
+    if match is not None:
+        if match.address_hash is not None and _may_touch(match):
+            value = _address_of(match) or address
+            people.suppress(
+                Channel(match.channel), value, reason, source=row.account, note=note, address_hash=match.address_hash
+            )
+        return
+    channel = _channel_of(row.kind)
+    # A sandbox account speaks of sandbox recipients; of anybody else it knows nothing.
+    if address and channel and (not row.is_sandbox or is_sandbox_recipient(channel, address)):
+        people.suppress(channel, address, reason, source=row.account, note=note)
+
+
+def _channel_of(kind: str) -> Channel | None:
+    serves = provider_class(kind).serves if kind in PROVIDERS else frozenset()
+    return next((channel for channel in (Channel.EMAIL, Channel.SMS) if channel in serves), None)
 
 
 def _follow(row: Kept, match: Match) -> None:
     kind = row.receipt["kind"]
     current = _current_state(match)
     target = _STATE_OF.get(kind)
-    if target is State.UNDELIVERED and match.claim_no is not None and match.claim_no < match.latest_claim:
-        target = None  # an earlier try's failure says nothing of the later one
+    if target is State.UNDELIVERED and (match.has_pending or _is_of_earlier_try(match)):
+        target = None  # another try is to come, or came after: this one's failure says nothing of that
+    if target is State.SENT and match.has_pending:
+        target = None  # handed on by a try that we could not be sure of; the next one decides
     if row.receipt.get("is_machine"):
         target = None  # a scanner's open or click is kept, and moves nothing
     if target is not None and (new := advance(current, target)) is not current:
         _move(match, current, new, row)
     _write_event(row, match)
-    if (suppression := _suppression(kind, row.receipt.get("reason", ""))) and _may_touch(match):
-        _suppress(match, suppression, row)
+
+
+def _is_of_earlier_try(match: Match) -> bool:
+    return match.claim_no is not None and match.claim_no < match.latest_claim
 
 
 def _current_state(match: Match) -> State:
@@ -319,13 +354,6 @@ def _is_sandbox(match: Match) -> bool:
         return bool(cursor.fetchone()[0])
 
 
-def _suppress(match: Match, reason: str, row: Kept) -> None:
-    value = _address_of(match)
-    if value:
-        note = " ".join(filter(None, [row.receipt.get("code"), row.receipt.get("detail")]))
-        people.suppress(Channel(match.channel), value, reason, source=row.account, note=note[:500])
-
-
 def _address_of(match: Match) -> str:
     """The address a delivery went to: the person's, or the one the caller gave."""
     with connection.cursor() as cursor:
@@ -343,16 +371,11 @@ def _address_of(match: Match) -> str:
     return found[0] if found and found[0] else ""
 
 
-def _follow_keyword(row: Kept) -> None:
-    """STOP and START from a phone: they speak of the number, not of one message."""
+def _reopen(row: Kept) -> None:
+    """START from a phone: what its STOP closed is open again."""
     number = row.receipt.get("address", "")
-    if not number:
-        return
-    if row.receipt["kind"] == ReceiptKind.STOPPED:
-        people.suppress(Channel.SMS, number, "stop", source=row.account, note="inbound STOP")
-    else:
-        for entry in Suppression.objects.filter(channel="sms", address_hash=hash_address("sms", number), reason="stop"):
-            people.lift_suppression(entry.pk, source=row.account, may_lift_protected=True)
+    for entry in Suppression.objects.filter(channel="sms", address_hash=hash_address("sms", number), reason="stop"):
+        people.lift_suppression(entry.pk, source=row.account, may_lift_protected=True)
 
 
 def _look_again(row: Kept, outcome: str) -> None:

@@ -40,8 +40,11 @@ def suppress(
     source: str,
     note: str = "",
     expires_at: datetime | None = None,
+    address_hash: UUID | None = None,
 ) -> tuple[Suppression, bool]:
     """Stop everything (or one category) to an address in its normal form: (entry, whether it is new).
+
+    `address_hash` alone will do where the address itself is not kept any more (`address` is then empty).
 
     Where there is an entry, the stronger reason stays; an equal reason takes the newer note and end. Idempotent.
     """
@@ -49,7 +52,7 @@ def suppress(
         id=uuid7(),
         channel=str(channel),
         address="" if channel == Channel.PUSH else address,  # tokens are no addresses to show
-        address_hash=hash_address(channel, address),
+        address_hash=address_hash or hash_address(channel, address),
         reason=SuppressionReason(reason).value,
         category=category,
         is_sandbox=channel != Channel.PUSH and is_sandbox_recipient(channel, address),

@@ -327,6 +327,17 @@ def test_a_batch_answers_for_each_item_in_order(world: World) -> None:
     assert Expansion.objects.count() == 1
 
 
+def test_every_item_is_judged_by_what_its_event_came_to(world: World) -> None:
+    old = world.send("ada", event_id="e", data={"order": "A"}).json()["id"]
+    answer = post_batch(
+        world, item("e", user="bob"), item("e"), item("e", user="bob"), item("n"), item("n", user="bob")
+    )
+    results = answer.json()["results"]
+    assert [r["result"] for r in results] == ["rejected", "duplicate", "rejected", "accepted", "rejected"]
+    assert [r.get("original_id") or r["id"] for r in results[:3]] == [old, old, old]
+    assert results[4]["original_id"] == results[3]["id"]
+
+
 def test_a_batch_without_key_is_refused(world: World) -> None:
     answer = world.api.post("/v1/notifications/batch", {"items": [item("a")]})
     assert_problem(answer, 400, "idempotency-key-required")

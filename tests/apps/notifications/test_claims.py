@@ -11,20 +11,23 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from apps.notifications import claims, records
+from apps.notifications.ledger import PostgresLedger
 from apps.notifications.models import Attempt, Delivery, Hold, Notification, Pending, Tally
 from apps.notifications.services import holds
 from apps.people import services as people
 from apps.people.models import Address, Device
+from notifier.ids import uuid7
 from notifier.ledger import Claimed, Result, Verdict
 from notifier.lifecycle import State
 from notifier.outcome import Kind, Outcome
 from notifier.stages.settle import judge
 from tests.apps.notifications.world import World, deliveries, device, pending, person, run
+from tests.apps.rest.callers import forget_callers
 
 
 def take(ids: Sequence[UUID] | None = None, *, lease_s: float = 60, alone: bool = False) -> list[Claimed]:
@@ -336,12 +339,79 @@ def test_a_claim_reads_only_the_partitions_of_its_ids(world: World) -> None:
     assert len(touched) == 1, plan
 
 
-def test_a_dead_token_retires_the_device_only_where_a_real_send_said_so(world: World) -> None:
-    from apps.notifications.ledger import PostgresLedger
-
-    device("bob", "sandbox-unregistered-1")
+@pytest.mark.parametrize(
+    ("mode", "is_sandbox", "status"), [("live", False, "retired"), ("test", False, "active"), ("test", True, "retired")]
+)
+def test_a_dead_token_retires_the_device_but_a_test_leaves_real_ones_alone(
+    world: World, mode: str, is_sandbox: bool, status: str
+) -> None:
+    device("bob", "sandbox-unregistered-1" if is_sandbox else "a-real-token")
+    run("UPDATE clients_appkey SET mode = %s", mode)
+    forget_callers()
     world.send("bob", channels=["push"])
     [claimed] = take()
     PostgresLedger().record([result(claimed, Kind.GONE)])
-    assert Device.objects.get(user__external_id="bob").status == "retired"
+    assert Device.objects.get(user__external_id="bob").status == status
     assert Delivery.objects.get(channel="push").reason == "device_unregistered"
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\ud800b", "x" * 5000])
+def test_what_a_provider_says_is_written_whatever_it_is(email: Claimed, text: str) -> None:
+    records.write([result(email, Kind.REJECTED, detail=text, code=text, provider_ref=text)])
+    assert Delivery.objects.get().state == "failed"
+
+
+def test_a_result_that_cannot_be_written_keeps_no_other_from_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.send("ada")
+    good, bad, other = take()
+    monkeypatch.setattr(records, "storable", lambda text, limit: text)
+    monkeypatch.setattr("django.db.connection.close", lambda: None)  # the test's own transaction lives on it
+    with transaction.atomic():
+        PostgresLedger().record([result(good), result(bad, Kind.REJECTED, detail="a\0b"), result(other)])
+    assert sorted(Delivery.objects.values_list("state", flat=True)) == ["failed", "sent", "sent"]
+    assert Delivery.objects.get(pk=bad.delivery_id).detail == ""
+
+
+def test_a_paused_account_is_gone_round(world: World) -> None:
+    ledger = PostgresLedger()
+    [account] = ledger.accounts()
+    hold = holds.pause("account", str(account.id), by="test")
+    [paused] = PostgresLedger().accounts()
+    assert not paused.is_active
+    world.send("bob", channels=["email"])
+    [claimed] = take()
+    assert claimed.stop is None  # another account could take it; route decides
+    holds.lift(hold)
+    [again] = PostgresLedger().accounts()
+    assert again.is_active
+
+
+def test_many_holds_cost_a_claim_little(world: World) -> None:
+    fill(world, 50)
+    Hold.objects.bulk_create(Hold(scope="notification", subject=str(uuid7()), action="cancel") for _ in range(2000))
+    with CaptureQueriesContext(connection) as captured:
+        assert len([c for c in top_up(50) if c.stop is None]) == 50
+    assert sum("notifications_hold" in q["sql"] for q in captured) == 1
+
+
+def test_what_a_dead_worker_may_have_sent_ends_dead_and_not_expired(world: World) -> None:
+    world.send("bob", channels=["email"])
+    run("UPDATE notifications_pending SET crashes = 1")
+    expire()
+    [claimed] = take(alone=True)
+    assert claimed.stop is not None and claimed.stop.state == "dead"
+
+
+def test_of_several_owners_one_who_never_opted_in_is_the_strictest(world: World) -> None:
+    person("rob", email="bob@example.com")
+    people.set_preferences("bob", choices={"offers": {"email": True}})
+    id = world.send({"email": "bob@example.com"}, template="weekly", channels=["email"]).json()["id"]
+    assert [d.reason for d in deliveries(id)] == ["category_opt_out"]
+
+
+def test_a_raw_device_that_became_a_persons_takes_their_choice(world: World) -> None:
+    world.send({"device": {"platform": "android", "token": "sandbox-ok-raw"}}, channels=["push"])
+    device("bob", "sandbox-ok-raw")
+    people.set_preferences("bob", everything=False)
+    [claimed] = take()
+    assert claimed.stop is not None and claimed.stop.reason == "global_opt_out"

@@ -14,6 +14,7 @@ from apps.people.models import Suppression
 from apps.providers.models import ProviderAccount
 from notifier.ledger import Claimed
 from notifier.outcome import Kind, Receipt, ReceiptKind
+from notifier.providers.registry import PROVIDERS, provider_class
 from tests.apps.notifications.test_claims import result, take
 from tests.apps.notifications.world import World, run
 
@@ -140,7 +141,56 @@ def test_a_bounce_or_complaint_suppresses_the_address(
     assert [row.reason for row in Suppression.objects.all()] == ([suppression] if suppression else [])
 
 
+@pytest.mark.parametrize(
+    ("kind", "suppression"),
+    [
+        (ReceiptKind.UNSUBSCRIBED, "unsubscribe"),
+        (ReceiptKind.COMPLAINED, "complaint"),
+        (ReceiptKind.STOPPED, "stop"),
+    ],
+)
+def test_a_no_is_heard_while_a_retry_waits_or_a_worker_sends(world: World, kind: ReceiptKind, suppression: str) -> None:
+    world.send("bob", channels=["email"])
+    [claimed] = take()
+    report(kind, "while-leased", **of(claimed))
+    assert [row.reason for row in Suppression.objects.all()] == [suppression]
+    Suppression.objects.all().delete()
+    records.write([result(claimed, Kind.UNCERTAIN)])
+    report(kind, "while-retrying", **of(claimed))
+    assert [row.reason for row in Suppression.objects.all()] == [suppression]
+    run("UPDATE notifications_pending SET due_at = now(), wake_at = now()")
+    assert all(c.stop is not None and c.stop.state == "suppressed" for c in take())
+
+
+@pytest.mark.parametrize("kind", [ReceiptKind.UNSUBSCRIBED, ReceiptKind.COMPLAINED])
+def test_a_no_without_a_delivery_is_the_addresss(world: World, kind: ReceiptKind) -> None:
+    report(kind, address="bob@example.com")
+    world.send("bob", channels=["email"])
+    assert state()[0] == "suppressed"
+
+
+def test_a_bounce_is_heard_when_what_was_asked_is_no_longer_kept(world: World) -> None:
+    world.send({"email": "raw@example.com"}, channels=["email"])
+    [claimed] = take()
+    records.write([result(claimed)])
+    run("DELETE FROM notifications_content")
+    report(ReceiptKind.UNDELIVERED, reason="hard_bounce", **of(claimed))
+    again = world.send({"email": "raw@example.com"}, channels=["email"]).json()["id"]
+    assert Delivery.objects.get(notification_id=again).reason == "suppressed_bounce"
+
+
+def test_an_event_that_holds_what_no_database_can_keeps_none_of_its_batch_out(world: World) -> None:
+    account = ProviderAccount.objects.get(name="mail-main")
+    odd = Receipt("odd\0", ReceiptKind.UNKNOWN, detail="a\0b \ud800")
+    good = Receipt("good", ReceiptKind.UNSUBSCRIBED, address="bob@example.com")
+    assert receipts.keep(account.pk, [odd, good]) == 2
+    receipts.settle_due()
+    assert Suppression.objects.count() == 1
+
+
 def test_stop_and_start_from_a_phone_close_and_open_its_number(world: World) -> None:
+    texting = next(kind for kind in PROVIDERS if "sms" in provider_class(kind).serves)
+    ProviderAccount.objects.filter(name="mail-main").update(kind=texting)
     report(ReceiptKind.STOPPED, "m1", address="+15005550006")
     id = world.send("ada", channels=["sms"]).json()["id"]
     assert Delivery.objects.get(notification_id=id).reason == "suppressed_stop"
