@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from kombu.transport import redis
@@ -15,6 +16,8 @@ class QoS(redis.QoS):
     a read that could tell it that its connection is gone. The task that was not acknowledged is handed out again
     past the visibility timeout and finds its rows taken. `tests/acceptance/test_deaf_worker.py` shows the fault.
     """
+
+    _quick_ack: Callable[[str], None]  # set in the base's constructor, unknown to the stubs
 
     def ack(self, delivery_tag: str) -> None:
         try:
