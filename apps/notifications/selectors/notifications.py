@@ -30,8 +30,9 @@ CASE WHEN n.completed_at IS NOT NULL OR n.status IN ('completed', 'cancelled') T
        THEN CASE WHEN {_IS_SCHEDULED} THEN 'scheduled' ELSE 'accepted' END
      WHEN NOT EXISTS (SELECT 1 FROM notifications_expansion e WHERE e.id = n.id) AND NOT EXISTS (
        SELECT 1 FROM notifications_pending p
-         JOIN notifications_delivery d ON d.id = p.id AND d.id BETWEEN %(d_first)s AND %(d_last)s
-        WHERE p.id BETWEEN {FIRST} AND {LAST} AND d.notification_id = n.id) THEN 'completed'
+        WHERE p.id BETWEEN {FIRST} AND {LAST} AND n.id = (
+          SELECT d.notification_id FROM notifications_delivery d
+           WHERE d.id = p.id AND d.id BETWEEN %(d_first)s AND %(d_last)s)) THEN 'completed'
      WHEN {_IS_SCHEDULED} THEN 'scheduled'
      ELSE 'in_progress' END
 """

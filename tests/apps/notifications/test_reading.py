@@ -672,6 +672,22 @@ def test_a_deep_page_costs_what_the_first_one_does(world: World, path: str) -> N
     assert pages_read(last) <= 1.5 * pages_read(first) + 5, plan(last, run_it=True)
 
 
+def test_a_backlog_makes_no_page_read_more_than_it_looks_at(world: World) -> None:
+    """The planner once began with the whole of Delivery, for each row that it looked at."""
+    ada = User.objects.get(external_id="ada").pk
+    fill(world.api.client.pk, 40_000, over=timedelta(days=20), per=3, user=ada)
+    run("UPDATE notifications_notification SET status = 'in_progress', completed_at = NULL")
+    run("INSERT INTO notifications_pending (id, channel, lane, client_id, wake_at, due_at, waiting, claim_no, tries, "
+        "crashes) SELECT id, 'push', 'normal', client_id, now(), now(), '', 0, 0, 0 FROM notifications_delivery "
+        "ORDER BY id DESC LIMIT 60000")  # fmt: skip
+    run("ANALYZE notifications_notification, notifications_delivery, notifications_pending")
+    run("SET LOCAL statement_timeout = '20s'")
+    since = datetime.now(UTC) - timedelta(days=21)
+    for path in [*LISTS, "/v1/notifications?status=in_progress&", "/v1/deliveries?state=sending&"]:
+        for statement in our_statements(world.api, f"{path}from={since:%Y-%m-%dT%H:%M:%SZ}"):
+            assert pages_read(statement) <= 20 * MOST_LOOKED_AT, f"{path}\n{plan(statement)}"
+
+
 def test_a_filter_that_fits_almost_nothing_ends_its_page_early_and_finds_it_all_the_same(world: World) -> None:
     fill(world.api.client.pk, MOST_LOOKED_AT + 50, over=timedelta(days=6), odd="failed")
     pages = list(walk(world.api, "/v1/notifications?status=cancelled"))
