@@ -80,7 +80,7 @@ class BenchStack(Stack):
         self.start(*self.fleet.processes)
         found = json.loads(self.credentials.read_text())
         self.caller = Caller(self.url, (found["key"], found["secret"]))
-        self.wait_ready()
+        self.wait_ready(within_s=180)
 
     # --- loads ------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.bench import backlog, email, sends
+from tests.bench import backlog, mail, sends
 from tests.bench.bench import Bench
 from tests.bench.latency import latency
 from tests.bench.memory import memory
@@ -19,5 +19,5 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "latency": latency,
     "memory": memory,
     "claim": backlog.claim,
-    "email": email.email,
+    "email": mail.mail,
 }

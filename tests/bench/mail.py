@@ -21,7 +21,7 @@ DATABASE = "bench_peer"
 SETTINGS = "tests.bench.peers.mail_settings"
 
 
-def email(bench: Bench) -> None:
+def mail(bench: Bench) -> None:
     """mails queued and handed to an SMTP server, ours (2 processes) against django-post_office (2 processes)"""
     count = 2000 if bench.quick else 8000
     ours_per_s, ours_us, their_per_s, their_us = [], [], [], []
