@@ -7,12 +7,14 @@ import hmac
 import ipaddress
 import os
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import structlog
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
@@ -22,6 +24,8 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from apps.console.gauges import DatabaseGauges
+
+log = structlog.get_logger(__name__)
 
 FORWARDED = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 _SUMMED = re.compile(r"(counter|histogram|summary)_(\d+)\.db")
@@ -101,7 +105,6 @@ def counted() -> bytes:
 def tidy() -> None:
     """Fold what dead processes left, also where nobody scrapes. Cheap; for each process that starts."""
     directory = Path(settings.METRICS_DIR)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # some systems empty their temporary directories
     with alone_in(directory):
         fold_the_dead(directory)
 
@@ -109,6 +112,7 @@ def tidy() -> None:
 @contextmanager
 def alone_in(directory: Path) -> Iterator[None]:
     """One scrape at a time on this machine: what is being folded must not be read half."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # some systems empty their temporary directories
     with (directory / "lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield  # closing the file gives the lock back
@@ -121,7 +125,10 @@ def fold_the_dead(directory: Path) -> None:
     """
     for path in sorted(directory.iterdir()):
         if (found := _SUMMED.fullmatch(path.name)) and not _lives(int(found[2])):
-            _add_to(directory / f"{found[1]}_folded.db", path)
+            try:
+                _add_to(directory / f"{found[1]}_folded.db", path)
+            except (struct.error, RuntimeError, ValueError):  # it died before its file had a beginning
+                log.warning("counters_unreadable", file=path.name)
             path.unlink()
         elif (found := _LIVE.fullmatch(path.name)) and not _lives(int(found[1])):
             path.unlink()

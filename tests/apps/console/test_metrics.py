@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -191,10 +191,22 @@ def test_what_the_dead_left_is_folded_where_nobody_scrapes(directory: Path) -> N
     assert value(parsed(metrics.counted().decode()), "notifier_test_total", of="a") == 2
 
 
-def test_a_directory_that_was_cleared_away_is_made_again(directory: Path) -> None:
+@pytest.mark.parametrize("look", [metrics.tidy, metrics.counted])
+def test_a_directory_that_was_cleared_away_is_made_again(directory: Path, look: Callable[[], object]) -> None:
     directory.rmdir()
-    metrics.tidy()
-    assert metrics.counted() == b""
+    assert not look()
+    assert directory.is_dir()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00" * 8, b"\xff" * 4096, b"\x40\0\0\0\0\0\0\0\xff\xff\xff\x7f"])
+def test_what_a_process_left_half_made_stops_no_scrape(directory: Path, content: bytes) -> None:
+    process = counting(directory, 2)
+    process.kill()
+    process.communicate()
+    (directory / "counter_4194304.db").write_bytes(content)  # above every pid
+    for _ in range(2):
+        assert value(parsed(metrics.counted().decode()), "notifier_test_total", of="a") == 2
+    assert not (directory / "counter_4194304.db").exists()
 
 
 def growth(before: Samples, after: Samples, metric: str, /, **labels: str) -> float:
