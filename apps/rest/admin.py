@@ -66,7 +66,7 @@ class Screen(ModelAdmin):  # type: ignore[misc] # the theme has no types
     list_disable_select_all = True
     empty_value_display = "–"
 
-    def get_changelist(self, request: HttpRequest, **options: Any) -> type[QuietList]:
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[Any]:
         return QuietList
 
 
@@ -219,7 +219,10 @@ def done(request: HttpRequest, model: str, key: Any, text: str, *, level: int = 
 
 def refused(request: HttpRequest, model: str, key: Any, error: Exception) -> HttpResponse:
     """Say why a service would not do it."""
-    text = error.detail if isinstance(error, Problem) else str(error)
+    if isinstance(error, Problem):
+        text = "; ".join(fault.detail for fault in error.errors) or error.detail
+    else:
+        text = str(error)
     return done(request, model, key, text, level=messages.ERROR)
 
 
