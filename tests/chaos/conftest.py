@@ -66,6 +66,7 @@ def people(running: Stack) -> People:
 def stack(running: Stack, own_servers: Servers) -> Iterator[Stack]:
     """The stack, whole again afterwards, whatever the scenario did to it."""
     yield running
+    gone = [name for name, process in running.fleet.processes.items() if not process.is_running]
     for server in own_servers:
         if server.process is None or server.process.poll() is not None:
             server.start()
@@ -74,3 +75,4 @@ def stack(running: Stack, own_servers: Servers) -> Iterator[Stack]:
     requests.delete(f"{running.sandbox_url}/_faults", timeout=10)
     running.start(*running.fleet.processes)
     running.wait_ready()
+    assert gone == [], "died, and nobody had killed them"

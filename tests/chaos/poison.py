@@ -1,0 +1,36 @@
+"""What a worker of T15 loads beside the service: messages that end, or hang, the process that touches them.
+
+Never part of the product: `celery worker --include tests.chaos.poison`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from notifier.stages.dispatch import Dispatcher
+from notifier.stages.render import Renderer
+
+RENDERER, ADAPTER, HANGS = "poison-one", "poison-two", "poison-six"  # the texts that do it; a code has at most 12
+
+_render, _outcomes = Renderer.render, Dispatcher._outcomes
+
+
+def render(self: Renderer, *args: Any, **options: Any) -> Any:
+    said = repr((args, options))
+    if RENDERER in said:
+        os._exit(1)
+    if HANGS in said:
+        time.sleep(3600)  # until the task's hard limit ends the process
+    return _render(self, *args, **options)
+
+
+async def outcomes(self: Dispatcher, account: Any, jobs: Any) -> Any:
+    if any(ADAPTER in repr(job.message.content) for job in jobs):
+        os._exit(1)
+    return await _outcomes(self, account, jobs)
+
+
+Renderer.render = render
+Dispatcher._outcomes = outcomes
