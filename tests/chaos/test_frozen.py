@@ -40,6 +40,7 @@ def test_the_results_of_a_worker_that_was_frozen_past_its_leases_are_refused(
     load = Load(stack, people, SEED, Mix(channels=("sms",), lanes=(LANE,), batches=0), rate=RATE).start()
     [child] = pool_children(stack, VICTIM)
     stack.wait_for(lambda: held_by(stack, VICTIM, child) >= RATE, "calls in the air")
+    time.sleep(SLOW_MS / 2000)  # what was only just claimed is with the provider by now
     main = stack.fleet[VICTIM].pid
     for pid in (main, child):  # both: the main process would end a child that does not answer
         os.kill(pid, signal.SIGSTOP)

@@ -73,8 +73,7 @@ def stop(stack: Stack, names: Sequence[str]) -> tuple[list[float], list[str]]:
     took: dict[str, float] = {}
     while len(took) < len(names) and time.monotonic() - began < WORKER_GRACE_S:
         for name in names:
-            stack.fleet[name].is_running  # reaps it
-            if name not in took and not any(map(is_alive, family[name])):
+            if name not in took and not stack.fleet[name].is_running and not any(map(is_alive, family[name])):
                 took[name] = time.monotonic() - began
         time.sleep(0.05)
     late = [name for name in names if took.get(name, WORKER_GRACE_S + 1) > grace_of(name)]
