@@ -157,6 +157,20 @@ def test_every_page_answers_in_as_many_statements_for_many_rows_as_for_few(site:
     assert cost(site, reverse("admin:index")) <= index
 
 
+def test_an_empty_form_is_told_what_is_missing(site: Site, world: World):
+    forms = 0
+    for model in registered():
+        path = at(model, "add") + ("?kind=smtp" if model is ProviderAccount else "")
+        shown = site.browser.get(path)
+        assert shown.status_code in (200, 403), path
+        if shown.status_code == 200:
+            answer = site.browser.post(path, {})
+            assert answer.status_code == 200, path
+            assert "errornote" in answer.content.decode(), path
+            forms += 1
+    assert forms > 8
+
+
 def test_a_page_with_many_rows_inside_takes_no_more_statements_than_one_with_few(site: Site, world: World):
     client = world.api.client
     template = Template.objects.get(key="shipped")
