@@ -185,6 +185,7 @@ FOR_MANAGE_PY = (
     "FIELD_ENCRYPTION_KEYS",
     "ADDRESS_HASH_KEY",
     "METRICS_TOKEN",
+    "METRICS_DIR",
     "PUBLIC_URL",
     "SANDBOX_URL",
     "SANDBOX_TLS_DIR",
@@ -240,6 +241,7 @@ def _prepare() -> Servers:
     environment.setdefault("SANDBOX_URL", f"http://127.0.0.1:{environment['SANDBOX_PORT']}")
     environment.setdefault("SANDBOX_HOOKS_URL", environment["PUBLIC_URL"])
     environment.setdefault("SANDBOX_TLS_DIR", str(state / "sandbox"))
+    environment.setdefault("METRICS_DIR", str(state / "metrics"))
     environment.update(common_to_children(environment))
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # a dozen processes import the same modules at each start
     _write_private(state / "env", {key: environment[key] for key in FOR_MANAGE_PY if key in environment})
