@@ -45,9 +45,7 @@ def test_a_magic_recipient_ends_as_documented(
     assert settled(stack, send(stack, user, channel), state) == [(state, reason)]
 
 
-@pytest.mark.parametrize(
-    ("platform", "token"), [("android", "sandbox-unregistered-{}"), ("ios", "5a0db0c50410{}")]
-)
+@pytest.mark.parametrize(("platform", "token"), [("android", "sandbox-unregistered-{}"), ("ios", "5a0db0c50410{}")])
 def test_a_dead_device_is_retired_and_the_next_message_says_so(stack: Stack, platform: str, token: str) -> None:
     mark = uuid.uuid4().hex
     full = token.format(mark)
