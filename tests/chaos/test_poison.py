@@ -45,7 +45,8 @@ def test_what_kills_its_worker_five_times_is_dead_and_the_rest_is_sent(
     verdict = judge(stack, load.accepted)
     ends = stack.query(
         "SELECT d.id::text, d.state, d.reason, "
-        "(SELECT count(*) FROM notifications_attempt a WHERE a.delivery_id = d.id) FROM notifications_delivery d WHERE notification_id = ANY (%s::uuid[])",
+        "(SELECT count(*) FROM notifications_attempt a WHERE a.delivery_id = d.id) "
+        "FROM notifications_delivery d WHERE notification_id = ANY (%s::uuid[])",
         poisoned,
     )
     deaths = sum(row[3] for row in ends)
