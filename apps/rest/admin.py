@@ -46,11 +46,16 @@ class UncountedPaginator(Paginator):  # type: ignore[type-arg] # has no type par
 
 
 class QuietList(ChangeList):  # type: ignore[misc] # the theme has no types
-    """Says no number above the list: the theme would take `count` for one, and offer to show all."""
+    """Says no number above the list, where the theme would take `count` for one and offer to show all; and sorts by
+    nothing but what the screen allows, whatever the address says."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.full_result_count = self.result_count
+
+    def get_ordering_field(self, field_name: Any) -> Any:
+        is_allowed = self.sortable_by is None or field_name in self.sortable_by
+        return super().get_ordering_field(field_name) if is_allowed else None
 
 
 class Screen(ModelAdmin):  # type: ignore[misc] # the theme has no types

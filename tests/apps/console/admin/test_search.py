@@ -121,6 +121,15 @@ def test_a_filter_looks_at_the_newest_rows_only(site: Site, world: World, monkey
     assert all(at(Delivery, "change", deliveries(one)[0].pk) in filtered for one in newer)
 
 
+def test_a_large_list_is_sorted_by_its_id_alone_whatever_the_address_says(site: Site, sent: str):
+    for order in ("1", "-1", "2.3", "99", "x"):
+        site.list(Delivery, o=order)
+        [rows] = [sql for sql in site.statements if 'FROM "notifications_delivery"' in sql]
+        assert rows.split("ORDER BY")[1].split("LIMIT")[0].strip() == '"notifications_delivery"."id" DESC'
+    site.list(Delivery, o="0")
+    assert any('ORDER BY "notifications_delivery"."id" ASC' in sql for sql in site.statements)
+
+
 def test_a_day_is_a_range_of_ids(site: Site, sent: str):
     today = f"{timezone.now():%Y-%m-%d}"
     some = at(Delivery, "change", deliveries(sent)[0].pk)
