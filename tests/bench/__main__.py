@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
+import sys
 import time
 
 from apps.console.supervisor import state_directory
@@ -30,6 +32,7 @@ def main() -> None:
     chosen = options.only.split(",")
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         servers = stack.enter_context(servers_in(STATE))

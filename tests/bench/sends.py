@@ -26,8 +26,6 @@ def single(bench: Bench) -> None:
     ours, theirs = (3000, 1000) if bench.quick else (8000, 2000)
     runs = bench.sides(lambda side: side.single(ours if isinstance(side, BenchStack) else theirs))
     bench.compare("single", runs, least=LEAST_NAIVE_REUSE)
-    tasks = sum(run.tasks for run in runs["ours"])
-    bench.figures["sessions per 1000 tasks"] = sum(run.sessions for run in runs["ours"]) / tasks * 1000
 
 
 def accept(bench: Bench) -> None:

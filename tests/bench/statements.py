@@ -1,9 +1,9 @@
-"""How many statements a delivery costs, which ones, and how long PostgreSQL is busy with each."""
+"""How many statements and database sessions a delivery costs, which statements, and how long each takes."""
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +15,8 @@ _ENTRY = re.compile(
     r"(?:statement|execute [^:]*):\s+(?P<text>.*?)(?=^@)",
     re.MULTILINE | re.DOTALL,
 )
+_SESSION = re.compile(r"LOG:  connection authorized: .*application_name=notifier-([\w-]+)")
+_LOGGING = {"log_min_duration_statement": "0", "log_connections": "on", "log_line_prefix": "@%a@"}
 _FRAME = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE")
 _RELOAD = "SELECT pg_reload_conf()"
 _MOST_SHOWN = 8
@@ -26,11 +28,20 @@ class Spent:
     ms: float = 0.0
 
 
+@dataclass(slots=True)
+class Logged:
+    """What PostgreSQL logged during a run: statements by process and beginning, new sessions by process."""
+
+    run: Run
+    statements: dict[tuple[str, str], Spent]
+    sessions: Counter[str]
+
+
 def statements(bench: Bench) -> None:
-    """statements per 500 deliveries in bulk, and those of one request each, as PostgreSQL logs them"""
+    """statements per 500 deliveries in bulk, and those and the new sessions of one request each, as PostgreSQL logs"""
     bench.sink.reset()
-    deliveries, count = 10_000, 500
-    found = logged(bench, lambda: bench.ours.bulk(deliveries))
+    deliveries, count = 10_000, 500 if bench.quick else 2000
+    found = logged(bench, lambda: bench.ours.bulk(deliveries)).statements
     for process in ("web", "core", "relay", "push"):
         each = sum(spent.count for (name, text), spent in found.items() if name == process and not _is_frame(text))
         bench.figures[f"statements {process}"] = each / deliveries * 500
@@ -39,19 +50,23 @@ def statements(bench: Bench) -> None:
     bench.figures["statements per 500"] = total
     print(f"  bulk, ring, claim and record: {total:.1f} per 500 deliveries; milliseconds for 500:")
     show_dearest(found, deliveries / 500)
+    single = logged(bench, lambda: bench.ours.single(count))
     print("  one request each, milliseconds for one:")
-    show_dearest(logged(bench, lambda: bench.ours.single(count)), count)
+    show_dearest(single.statements, count)
+    # A web thread renews its connection when that is ten minutes old, whatever it does: no task's doing.
+    sessions = sum(n for process, n in single.sessions.items() if process != "web")
+    bench.figures["sessions per 1000 tasks"] = sessions / single.run.tasks * 1000
+    print(f"  one request each: {single.run.tasks} tasks, new sessions {dict(single.sessions) or 'none'}")
 
 
-def logged(bench: Bench, load: Callable[[], Run]) -> dict[tuple[str, str], Spent]:
-    """What was logged during the load, by process and beginning of the statement."""
+def logged(bench: Bench, load: Callable[[], Run]) -> Logged:
     assert bench.servers.postgres
     ours, log = bench.ours, bench.servers.postgres.log
-    ours.sql("ALTER SYSTEM SET log_min_duration_statement = 0", "ALTER SYSTEM SET log_line_prefix = '@%a@'", _RELOAD)
+    ours.sql(*(f"ALTER SYSTEM SET {name} = '{value}'" for name, value in _LOGGING.items()), _RELOAD)
     try:
         ours.wait_for(lambda: ours.query("SHOW log_min_duration_statement")[0][0] == "0", "the setting")
         begins = log.stat().st_size
-        load()
+        run = load()
         with log.open("rb") as file:
             file.seek(begins)
             text = file.read().decode(errors="replace")
@@ -62,7 +77,7 @@ def logged(bench: Bench, load: Callable[[], Run]) -> dict[tuple[str, str], Spent
         spent = found[entry["process"], _head(entry["text"])]
         spent.count += 1
         spent.ms += float(entry["ms"])
-    return found
+    return Logged(run, found, Counter(_SESSION.findall(text)))
 
 
 def show_dearest(found: dict[tuple[str, str], Spent], count: float) -> None:
