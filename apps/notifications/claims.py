@@ -16,6 +16,7 @@ import msgspec
 from django.db import connection, transaction
 
 from apps.notifications.arrays import plain
+from apps.notifications.patience import LET_GO
 from notifier.ledger import Claimed, Stop
 from notifier.lifecycle import State
 from notifier.message import Address, Channel, Lane, Mode, Platform
@@ -48,7 +49,8 @@ RETURNING p.id, p.claim_no, p.tries, p.crashes, p.lane, p.waiting
 """
 
 _CLAIM = (
-    """
+    LET_GO
+    + """
 WITH me AS MATERIALIZED (
   SELECT id FROM notifications_pending
    WHERE id = ANY (%(ids)s::uuid[]) AND due_at <= now() AND lease_until IS NULL AND (crashes = 0 OR %(alone)s)
@@ -60,7 +62,8 @@ WITH me AS MATERIALIZED (
 # Clients with rows in this lane, by one index probe each; from each its share, oldest first. What was rung is
 # at most 10 s ahead in wake_at; what is leased or scheduled lies further ahead but for a bounded few.
 _TOP_UP = (
-    """
+    LET_GO
+    + """
 WITH RECURSIVE c AS (
   (SELECT client_id FROM notifications_pending WHERE channel = %(channel)s AND lane = %(lane)s
     ORDER BY client_id LIMIT 1)

@@ -27,6 +27,7 @@ from apps.notifications.claims import held, read_holds
 from apps.notifications.heartbeats import beat
 from apps.notifications.metrics import LEASES_EXPIRED
 from apps.notifications.partitions import ensure_partitions
+from apps.notifications.patience import LET_GO
 from apps.notifications.services.lost import give_up_on
 from apps.rest.problems import is_database_down
 from notifier.queues import DELIVERY_QUEUES, channel_and_lane, queue_for
@@ -66,7 +67,8 @@ WITH RECURSIVE c AS (
 
 # A try-lock for the queue, and how many rows are rung and still unclaimed, counted no further than the watermark.
 _ROOM = (
-    _CLIENTS
+    LET_GO
+    + _CLIENTS
     + """
 SELECT CASE WHEN pg_try_advisory_xact_lock(hashtext(%(queue)s)) THEN (
   SELECT count(*) FROM (

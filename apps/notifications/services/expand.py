@@ -14,6 +14,7 @@ from django.db import connection, transaction
 
 from apps.notifications.arrays import plain
 from apps.notifications.claims import loads
+from apps.notifications.patience import LET_GO
 from apps.notifications.services.layout import DEFAULT_LOCALE, Entry, Outline, categories, lay_out
 from apps.templates import services as templates
 from notifier.message import Channel
@@ -22,7 +23,9 @@ PAGE = 1000  # recipients laid out in one transaction: 30 ms of locks
 MOST_AT_ONCE = 50  # expansions taken by one page; a batch's items are small
 
 # FOR SHARE on the notification: a cancel, which takes FOR UPDATE, wins or waits for this page.
-_TAKE = """
+_TAKE = (
+    LET_GO
+    + """
 SELECT e.id, e.position, e.due_at, n.client_id, cl.is_active, cl.is_verified, n.mode, n.category_id, n.campaign_id,
        n.template_version_id, n.lane, n.channels, n.expires_at, n.status, c.recipients, c.inline
   FROM notifications_expansion e
@@ -34,6 +37,7 @@ SELECT e.id, e.position, e.due_at, n.client_id, cl.is_active, cl.is_verified, n.
    FOR UPDATE OF e SKIP LOCKED
    FOR SHARE OF n SKIP LOCKED
 """
+)
 
 
 class Taken(NamedTuple):

@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from apps.notifications.arrays import jsons, plain, storable, texts
 from apps.notifications.claims import loads
 from apps.notifications.metrics import RECEIPTS
+from apps.notifications.patience import LET_GO
 from apps.people import services as people
 from apps.people.hashing import hash_address
 from apps.people.models import Suppression
@@ -115,7 +116,7 @@ def _settle_page() -> int:
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT r.id, r.account_id, a.name, a.kind, a.is_sandbox, r.provider_event_id, r.receipt, "
+                f"{LET_GO} SELECT r.id, r.account_id, a.name, a.kind, a.is_sandbox, r.provider_event_id, r.receipt, "
                 "r.received_at, r.looks "
                 "FROM notifications_receiptinbox r JOIN providers_provideraccount a ON a.id = r.account_id "
                 "WHERE r.wake_at <= now() ORDER BY r.wake_at LIMIT %s FOR UPDATE OF r SKIP LOCKED",
