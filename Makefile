@@ -19,7 +19,7 @@ up: install ## start everything and print where to look; PORT=8001 moves it, FRE
 test: install-dev ## all tests but chaos and bench; ARGS="-k name -x" passes through
 	@$(BIN)/pytest $(ARGS)
 
-chaos: install-dev ## the promises under kill -9, outages and provider faults
+chaos: install-dev ## the promises under kill -9 and outages; SHORT=1 for minutes instead of hours, SEED=n repeats a run
 	@$(BIN)/pytest tests/chaos $(ARGS)
 
 bench: install-dev ## the figures that the README quotes; ARGS="--only bulk,single --quick" for a part
