@@ -12,7 +12,7 @@ from redis import Redis
 
 from apps.console.servers import Servers, Valkey
 from tests.acceptance.stack import Stack
-from tests.chaos.form import SEED, sized
+from tests.chaos.form import SEED, SHORT, sized
 from tests.chaos.load import Answer, Load, People
 from tests.chaos.oracle import assert_books_balance, judge, wait_ended
 from tests.chaos.report import Report
@@ -82,9 +82,11 @@ def test_a_broker_that_forgets_dies_or_falls_silent_costs_nothing_but_time(
     assert set(verdict.states) <= {"sent", "delivered", "opened", "clicked"}
     assert set(load.statuses) == {202}, "the broker's trouble became the callers'"
     assert len(in_the_freeze) > FROZEN_S * RATE / ITEMS_PER_REQUEST / 4
-    # What the same machine takes when nothing is wrong is not the broker's.
-    assert times(load.answers)[-1] < BROKER_COSTS_S + quiet[-1]
-    assert frozen[len(frozen) // 2] < 0.1 + quiet[len(quiet) // 2], "more than the first request waited"
+    assert times(load.answers)[-1] < FROZEN_S / 2, "a request waited for the broker to speak"
+    if not SHORT:  # figures want a quiet machine, which a check of every change has no right to expect
+        # What the same machine takes when nothing is wrong is not the broker's.
+        assert times(load.answers)[-1] < BROKER_COSTS_S + quiet[-1]
+        assert frozen[len(frozen) // 2] < 0.1 + quiet[len(quiet) // 2], "more than the first request waited"
     assert_books_balance(stack)
 
 
