@@ -98,14 +98,14 @@ class Havoc:
         self.senders = senders
         self.kills: list[Kill] = []
         self.orphans: list[int] = []
-        self._roles: dict[str, Callable[[], Kill | None]] = {
-            "pool child": self._pool_child,
-            "worker main": self._worker_main,
-            "worker, all of it": self._worker,
-            "web worker": self._web_worker,
-            "web, all of it": self._web,
-            "relay": self._relay,
-            "beat": self._beat,
+        self._roles: dict[str, tuple[Callable[[], Kill | None], int]] = {  # how, and how often beside the others
+            "pool child": (self._pool_child, 4),
+            "worker main": (self._worker_main, 3),
+            "worker, all of it": (self._worker, 3),
+            "web worker": (self._web_worker, 2),
+            "web, all of it": (self._web, 1),
+            "relay": (self._relay, 2),
+            "beat": (self._beat, 1),
         }
 
     @property
@@ -120,19 +120,20 @@ class Havoc:
     def run(self, counted: int, *, pause_s: tuple[float, float], within_s: float) -> None:
         """Kill until so many interrupted something, each role at least once."""
         deadline = time.monotonic() + within_s
-        roles = list(self._roles)
-        waiting = self.dice.sample(roles, len(roles))
-        while self.counted < counted or waiting:
+        names = list(self._roles)
+        weights = [weight for _, weight in self._roles.values()]
+        missing = set(names)
+        while self.counted < counted or missing:
             assert time.monotonic() < deadline, f"only {self.counted} kills counted in {within_s:.0f} s: {self.kills}"
-            role = waiting.pop() if waiting else self.dice.choice(roles)
-            kill = self._roles[role]()
-            if kill is None:
-                if role not in waiting and not any(done.role == role for done in self.kills):
-                    waiting.insert(0, role)
+            [role] = self.dice.choices(names, weights)
+            # Until it is this one's turn to hold something: else those who always do would be killed most.
+            turn_ends = time.monotonic() + 5
+            while (kill := self._roles[role][0]()) is None and time.monotonic() < turn_ends:
                 time.sleep(0.05)
-                continue
-            self.kills.append(kill)
-            time.sleep(self.dice.uniform(*pause_s))
+            if kill is not None:
+                missing.discard(role)
+                self.kills.append(kill)
+                time.sleep(self.dice.uniform(*pause_s))
 
     # --- the victims ------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ LANES = ("critical", "normal", "bulk")
 def test_nothing_is_lost_and_little_is_sent_twice_when_processes_are_killed(
     stack: Stack, people: People, report: Report
 ) -> None:
-    slow = {"mode": "latency", "latency_ms": 400}
+    slow = {"mode": "latency", "latency_ms": 800}
     requests.post(f"{stack.sandbox_url}/_faults", json=slow, timeout=10).raise_for_status()
     lanes = ("critical", "critical", "normal", "bulk") if SHORT else LANES
     load = Load(stack, people, SEED, Mix(lanes=lanes), rate=sized(80.0, 60.0))
