@@ -180,7 +180,7 @@ class AppKeyAdmin(ReadOnly, Screen):
     list_filter = ("mode", "is_active")
     list_select_related = ("client",)
     search_fields = ("app_key", "client__name")
-    fields = ("app_key", "client", "mode", "is_active", "created_at", "last_used_at")
+    fields = (("app_key", "client", "mode"), ("is_active", "created_at", "last_used_at"))
     inlines = (SecretInline,)
     actions_detail = ("add_secret", "revoke")
 
@@ -225,7 +225,7 @@ class AppSecretAdmin(ReadOnly, Screen):
     list_filter = (("revoked_at", admin.EmptyFieldListFilter), "key__mode")
     list_select_related = ("key__client",)
     search_fields = ("key__app_key", "hint")
-    fields = ("ends_with", "key", "state", "created_at", "expires_at", "revoked_at")
+    fields = (("ends_with", "key", "state"), ("created_at", "expires_at", "revoked_at"))
     ordering = ("-pk",)
     actions_detail = ("revoke",)
 

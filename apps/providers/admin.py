@@ -27,6 +27,7 @@ from notifier.providers.registry import PROVIDERS, provider_class
 
 PREFIX = "setting_"  # so that no setting of a provider meets a field of the row
 FORGET = "forget_"
+FROM_ENVIRONMENT = "Or env:NAME, to have it read from an environment variable."
 
 
 class SecretInput(UnfoldAdminTextareaWidget):  # type: ignore[misc] # the theme has no types
@@ -104,19 +105,23 @@ def _form_field(field: Field[Any], account: ProviderAccount | None) -> forms.Fie
     default = "" if field.default is MISSING else field.default
     options: dict[str, Any] = {
         "label": _label(field),
-        "help_text": escape(field.metadata.get("help", "")),  # the theme takes it for HTML
+        "help_text": escape(_sentence(field.metadata.get("help", ""))),  # the theme takes it for HTML
         "initial": stored.get(field.name, default),
         "required": False,
     }
     if field.metadata.get("secret"):
         is_stored = account is not None and bool(account.secrets.get(field.name))
-        options["help_text"] += " Or env:NAME, to read it from an environment variable."
+        options["help_text"] = (options["help_text"] + ". " if options["help_text"] else "") + FROM_ENVIRONMENT
         return forms.CharField(**options | {"initial": "", "widget": SecretInput(is_stored=is_stored)})
     if isinstance(default, bool):
         return forms.BooleanField(**options, widget=UnfoldBooleanSwitchWidget)
     if isinstance(default, int):
         return forms.IntegerField(**options | {"required": True}, widget=UnfoldAdminIntegerFieldWidget)
     return forms.CharField(**options, widget=UnfoldAdminTextInputWidget)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _label(field: Field[Any]) -> str:

@@ -62,7 +62,7 @@ class TemplateAdmin(ReadOnly, Screen):
     list_display = ("key", "name", "published_version", "drafts", "category", "says", "updated_at")
     search_fields = ("key", "name")
     list_select_related = ("published",)
-    fields = ("key", "name", "published", "created_at", "updated_at")
+    fields = (("key", "name", "published"), ("created_at", "updated_at"))
     inlines = (VersionInline,)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Template]:

@@ -51,7 +51,7 @@ VERDICTS = {"pass": "success", "stop": "danger", "wait": "info", "not asked": ""
 @admin.register(Delivery)
 class DeliveryAdmin(PartitionedScreen):
     list_display = ("at", "channel", "state_now", "reason", "person", "category", "client", "account", "mode")
-    list_filter = (When, "state", "channel", "mode", "lane", "category", "client", "account")
+    list_filter = ("state", "channel", "mode", "lane", "category", "client", "account", When)
     list_select_related = ("user", "category", "client", "account")
     search_help_text = (
         "Id of the delivery or its notification, event_id, reference, external id of a person, their address, "

@@ -53,8 +53,8 @@ class OfDelivery(PartitionedScreen):
 
 @admin.register(Attempt)
 class AttemptAdmin(OfDelivery):
-    list_display = ("at", "how", "provider_code", "http_status", "account", "provider_ref", "delivery_end", "took")
-    list_filter = (When, "outcome", "account", "is_late")
+    list_display = ("at", "how", "said", "account", "provider_ref", "delivery_end", "took")
+    list_filter = ("outcome", "account", "is_late", When)
     list_select_related = ("account",)
     search_help_text = "Id of a delivery or notification, or the provider's reference"
     fields = (
@@ -75,6 +75,10 @@ class AttemptAdmin(OfDelivery):
     def how(self, attempt: Attempt) -> str:
         return attempt.outcome
 
+    @column("provider said")
+    def said(self, attempt: Attempt) -> str:
+        return f"{attempt.http_status or ''} {attempt.provider_code}".strip()
+
     @column("took")
     def took(self, attempt: Attempt) -> str:
         if attempt.started_at is None or attempt.ended_at is None:
@@ -85,7 +89,7 @@ class AttemptAdmin(OfDelivery):
 @admin.register(Event)
 class EventAdmin(OfDelivery):
     list_display = ("at", "kind", "when", "source", "is_machine", "detail", "delivery_end")
-    list_filter = (When, "is_machine")
+    list_filter = ("is_machine", When)
     search_help_text = "Id of a delivery or notification, or the provider's reference"
     fields = ("id", "delivery_link", ("kind", "when"), ("source", "is_machine"), "detail")
     readonly_fields = ("id", "delivery_link", "when")
@@ -108,6 +112,11 @@ class WithClient(ReadOnly, LongScreen):
         named: QuerySet[Any] = rows.annotate(client_name=Subquery(names))
         return named
 
+    @column("id")
+    def short_id(self, row: Any) -> str:
+        """In a list, where ids of one request begin alike."""
+        return f"…{str(row.pk)[-12:]}"
+
     @column("client")
     def client(self, row: Any) -> str:
         return link("clients_client", row.client_id, row.client_name) if row.client_name else str(row.client_id)
@@ -115,7 +124,7 @@ class WithClient(ReadOnly, LongScreen):
 
 @admin.register(Pending)
 class PendingAdmin(WithClient):
-    list_display = ("id", "channel", "lane", "stands", "client", "due_at", "wake_at", "tries", "crashes")
+    list_display = ("short_id", "channel", "lane", "stands", "client", "due_at", "wake_at", "tries", "crashes")
     list_filter = ("channel", "lane", "waiting")
     search_help_text = "Id of a delivery or notification"
     fields = (
@@ -144,7 +153,7 @@ class PendingAdmin(WithClient):
 
 @admin.register(Expansion)
 class ExpansionAdmin(WithClient):
-    list_display = ("id", "client", "position", "due_at", "wake_at")
+    list_display = ("short_id", "client", "position", "due_at", "wake_at")
     search_help_text = "Id of the notification"
     fields = (("notification_link", "client"), "position", ("due_at", "wake_at"))
     readonly_fields = ("notification_link", "client")

@@ -27,7 +27,7 @@ MAY_STOP = "notifications.change_notification"
 @admin.register(Notification)
 class NotificationAdmin(PartitionedScreen):
     list_display = ("at", "says", "status_now", "recipients", "category", "client", "reference", "lane", "mode")
-    list_filter = (When, "status", "mode", "lane", "category", "client")
+    list_filter = ("status", "mode", "lane", "category", "client", When)
     list_select_related = ("client", "category", "template_version__template")
     search_help_text = "Id of the notification or of one of its deliveries, event_id, or reference"
     fields = (
