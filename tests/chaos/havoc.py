@@ -174,7 +174,9 @@ class Havoc:
         return Kill(role, name, held) if held else None
 
     def _web_worker(self) -> Kill | None:
-        return self._kill_web("web worker", self.dice.sample(web_workers(self.stack), 1))
+        workers = web_workers(self.stack)
+        # Just killed, and not made again yet: somebody else's turn.
+        return self._kill_web("web worker", [self.dice.choice(workers)]) if workers else None
 
     def _web(self) -> Kill | None:
         found = self._kill_web("web, all of it", self.stack.pids("web"))
