@@ -121,11 +121,12 @@ def test_every_screen_is_the_themes_own():
     ] == []
 
 
-def pages_of(model: type[Any]) -> Iterator[str]:
-    yield at(model, "changelist")
+def pages_of(model: type[Any], *kinds: str) -> Iterator[tuple[str, str]]:
+    """(kind, path) of its list, and of these pages of its newest row."""
+    yield "changelist", at(model, "changelist")
     newest = model._default_manager.order_by("-pk").first()
     if newest is not None:
-        yield at(model, "change", newest.pk)
+        yield from ((kind, at(model, kind, newest.pk)) for kind in kinds)
 
 
 def cost(site: Site, path: str, *, is_warm: bool = False) -> int:
@@ -140,16 +141,14 @@ def test_every_page_answers_in_as_many_statements_for_many_rows_as_for_few(site:
     full(3)
     counts: dict[tuple[str, str], int] = {}
     for model in registered():
-        for path in pages_of(model):
-            counts[model._meta.label, path.rstrip("/").rsplit("/", 1)[-1]] = cost(site, path)
-            if path.endswith("/change/"):
-                site.read(path.removesuffix("change/") + "history/")
+        for kind, path in pages_of(model, "change", "history"):
+            counts[model._meta.label, kind] = cost(site, path)
     index = cost(site, reverse("admin:index"))
     full(MORE)
     grown = {}
     for model in registered():
-        for path in pages_of(model):
-            key = model._meta.label, path.rstrip("/").rsplit("/", 1)[-1]
+        for kind, path in pages_of(model, "change"):
+            key = model._meta.label, kind
             n = cost(site, path, is_warm=True)
             assert n <= MOST_STATEMENTS, f"{path} took {n} statements"
             if n > counts.get(key, n):
