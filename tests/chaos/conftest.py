@@ -13,7 +13,7 @@ import requests
 from apps.console.servers import Servers
 from tests.acceptance.stack import Stack
 from tests.chaos.form import SEED, SHORT, sized
-from tests.chaos.load import People
+from tests.chaos.load import Load, People
 from tests.chaos.report import Report
 
 _report = Report()
@@ -66,6 +66,7 @@ def people(running: Stack) -> People:
 def stack(running: Stack, own_servers: Servers) -> Iterator[Stack]:
     """The stack, whole again afterwards, whatever the scenario did to it."""
     yield running
+    Load.end_all()
     gone = [name for name, process in running.fleet.processes.items() if not process.is_running]
     for server in own_servers:
         if server.process is None or server.process.poll() is not None:

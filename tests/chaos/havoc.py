@@ -98,6 +98,7 @@ class Havoc:
         self.senders = senders
         self.kills: list[Kill] = []
         self.orphans: list[int] = []
+        self.gave_up: list[str] = []
         self._roles: dict[str, tuple[Callable[[], Kill | None], int]] = {  # how, and how often beside the others
             "pool child": (self._pool_child, 4),
             "worker main": (self._worker_main, 3),
@@ -129,11 +130,13 @@ class Havoc:
             # Until it is this one's turn to hold something: else those who always do would be killed most.
             turn_ends = time.monotonic() + 5
             while (kill := self._roles[role][0]()) is None and time.monotonic() < turn_ends:
+                self.revive()
                 time.sleep(0.05)
             if kill is not None:
                 missing.discard(role)
                 self.kills.append(kill)
                 time.sleep(self.dice.uniform(*pause_s))
+                self.revive()
 
     # --- the victims ------------------------------------------------------------------------------------------
 
@@ -179,6 +182,8 @@ class Havoc:
         return self._kill_web("web worker", [self.dice.choice(workers)]) if workers else None
 
     def _web(self) -> Kill | None:
+        if not self.stack.fleet["web"].is_running:
+            return None
         found = self._kill_web("web, all of it", self.stack.pids("web"))
         if found:
             self.stack.fleet["web"].kill()
@@ -205,6 +210,14 @@ class Havoc:
         self.stack.kill("beat")
         self._start_again("beat")
         return Kill("beat", "beat", 0)
+
+    def revive(self) -> None:
+        """Who ended by itself: Granian's main process does when its workers die within seconds of each other."""
+        for name, process in self.stack.fleet.processes.items():
+            if not process.is_running:
+                process.kill()  # what it left behind holds the port
+                self.gave_up.append(name)
+                self.stack.start(name)
 
     def _start_again(self, name: str) -> None:
         if not self.stack.fleet[name].is_running:

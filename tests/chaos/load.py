@@ -9,7 +9,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import requests
 
@@ -94,6 +94,7 @@ class Load:
     mix: Mix = field(default_factory=Mix)
     rate: float = 100.0
     count: int = 10**9
+    started: ClassVar[list[Load]] = []  # so that the callers of a scenario that failed do not disturb the next one
 
     def __post_init__(self) -> None:
         self.accepted: dict[str, str] = {}
@@ -113,9 +114,21 @@ class Load:
 
     def start(self) -> Load:
         self._began = time.monotonic()
+        self.started.append(self)
         for thread in self._threads:
             thread.start()
         return self
+
+    @classmethod
+    def end_all(cls) -> None:
+        """Whatever is still open: now."""
+        for load in cls.started:
+            load.stop()
+            load._giving_up.set()
+        for load in cls.started:
+            for thread in load._threads:
+                thread.join()
+        cls.started.clear()
 
     def stop(self) -> None:
         """Ask for nothing new. Requests that are open are repeated until they are answered."""

@@ -16,7 +16,7 @@ from tests.chaos.load import Mix, People
 from tests.chaos.oracle import judge, wait_ended
 from tests.chaos.report import Report
 
-ROUNDS = sized(50, 10)
+ROUNDS = sized(50, 4)
 CALLERS = 100
 
 

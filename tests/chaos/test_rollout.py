@@ -17,7 +17,7 @@ from tests.chaos.oracle import assert_books_balance, judge, wait_ended
 from tests.chaos.report import Report
 
 ROUNDS = sized(20, 3)
-AT_ONCE = sized(1, 4)
+AT_ONCE = sized(1, 6)
 RATE = sized(40.0, 30.0)
 SLOW_MS = 200
 ROLLED = (*WORKERS, "relay", "beat", "web")
