@@ -41,10 +41,11 @@ def main() -> None:
             if part in chosen:
                 print(f"\n== {part}: {PARTS[part].__doc__}", flush=True)
                 PARTS[part](bench)
-    figures = report.keep(state_directory() / "bench.json", bench.figures, bench.void, quick=options.quick)
-    print("\n" + report.table({name: figures[name] for name in bench.figures}))
+    found = report.entries(bench.figures, bench.void, quick=options.quick)
+    print("\n" + report.table(found))
+    kept = report.keep(state_directory() / "bench.json", found)
     if not options.quick:
-        report.write_page(figures)
+        report.write_page({name: entry for name, entry in kept.items() if not entry["quick"]})
     print(f"\n{time.monotonic() - began:.0f} s in all")
 
 

@@ -6,6 +6,7 @@ import json
 import threading
 
 from tests.bench.bench import Bench
+from tests.bench.cpu import Meter, Usage
 from tests.bench.driver import Answers, percentile
 from tests.bench.load import ITEMS, RECIPIENTS
 
@@ -24,10 +25,12 @@ def quiet(bench: Bench) -> None:
     bench.sink.reset()
     requests = ours.single_requests(samples)
     sent = ours.sent()
+    meter = Meter(ours.roots(), ours.bench_pids)
     answers = ours.caller.pace(requests, per_s=per_s)
+    usage = meter.stop()
     answers.must_be_accepted()
     ours.wait_sent(sent + samples)
-    report(bench, "quiet", answers)
+    report(bench, "quiet", answers, usage)
 
 
 def campaign(bench: Bench) -> None:
@@ -41,20 +44,21 @@ def campaign(bench: Bench) -> None:
     accepting = threading.Thread(target=ours.caller.send, args=(bulk,), kwargs={"connections": 2})
     accepting.start()
     ours.wait_for(lambda: ours.sent() > sent + ITEMS * RECIPIENTS, "the campaign's first messages", within_s=120)
+    meter = Meter(ours.roots(), ours.bench_pids)
     answers = ours.caller.pace(requests, per_s=per_s)
+    usage = meter.stop()
     answers.must_be_accepted()
     accepting.join()
     left = sent + recipients + samples - ours.sent()
     print(f"  when the last sample was taken, {left:,} of {recipients:,} were still to be sent")
     ours.wait_sent(sent + recipients + samples)
-    report(bench, "campaign", answers)
+    report(bench, "campaign", answers, usage)
     if left <= 0:
-        bench.void |= {"campaign p50 ms", "campaign p99 ms"}
-        print("  VOID: the campaign was over before the samples were")
+        bench.discard({"campaign p50 ms", "campaign p99 ms"}, "the campaign was over before the samples were")
     bench.sink.reset()
 
 
-def report(bench: Bench, name: str, answers: Answers) -> None:
+def report(bench: Bench, name: str, answers: Answers, usage: Usage) -> None:
     """Arrival at the sink less when the request was due; so a provider's own latency is not in it."""
     arrivals = bench.sink.arrivals()
     notifications = [json.loads(body)["id"] for body in answers.bodies]
@@ -74,3 +78,4 @@ def report(bench: Bench, name: str, answers: Answers) -> None:
         p50, p99 = percentile(values, 0.5) * 1e3, percentile(values, 0.99) * 1e3
         bench.figures |= {f"{key}p50 ms": p50, f"{key}p99 ms": p99}
         print(f"  {name}: {words:22} p50 {p50:6.1f}  p99 {p99:6.1f} ms, worst {max(values) * 1e3:.0f} ({len(values)})")
+    bench.judge({figure for figure in bench.figures if figure.startswith(f"{name} ")}, usage.strangers)

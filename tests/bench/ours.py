@@ -60,11 +60,12 @@ class Run:
 
 
 class BenchStack(Stack):
-    """`state`: a directory kept between runs, with the servers' data."""
+    """`state`: a directory kept between runs, with the servers' data. `bench_pids`: whose CPU is nobody's."""
 
-    def __init__(self, servers: Servers, state: Path) -> None:
+    def __init__(self, servers: Servers, state: Path, bench_pids: tuple[int, ...]) -> None:
         super().__init__(servers, state / "logs", leave_out=("sandbox",))
         self.state = state
+        self.bench_pids = bench_pids
         self.credentials = state / "client.json"
         self.caller: Caller
 
@@ -111,7 +112,7 @@ class BenchStack(Stack):
         """Accepting alone: whoever works on what was accepted stands still, and does it afterwards."""
         sent = self.sent()
         with self.frozen(*(name for name in self.fleet.processes if name != "web")):
-            meter = Meter(self.roots())
+            meter = Meter(self.roots(), self.bench_pids)
             answers = self.caller.send(requests, connections=connections)
             usage = meter.stop()
         answers.must_be_accepted()
@@ -121,7 +122,7 @@ class BenchStack(Stack):
 
     def _run(self, requests: list[bytes], deliveries: int, *, connections: int) -> Run:
         sent, sessions, tasks = self.sent(), self.sessions(), self.published()
-        meter = Meter(self.roots())
+        meter = Meter(self.roots(), self.bench_pids)
         answers = self.caller.send(requests, connections=connections)
         answers.must_be_accepted()
         self.wait_sent(sent + deliveries)

@@ -98,13 +98,18 @@ GOALS = (
 )
 
 
-def keep(path: Path, figures: dict[str, float], void: set[str], *, quick: bool) -> dict[str, dict[str, Any]]:
-    """Add the figures to those of earlier runs in the file, and return all. A void one replaces no good one."""
-    kept: dict[str, dict[str, Any]] = json.loads(path.read_text())["figures"] if path.exists() else {}
+def entries(figures: dict[str, float], void: set[str], *, quick: bool) -> dict[str, dict[str, Any]]:
+    """What a run found, as bench.json keeps it."""
     at = datetime.now(UTC).strftime("%Y-%m-%d")
-    for name, value in figures.items():
-        if name not in void or kept.get(name, {}).get("void", True):
-            kept[name] = {"value": value, "at": at, "quick": quick, "void": name in void}
+    return {name: {"value": value, "at": at, "quick": quick, "void": name in void} for name, value in figures.items()}
+
+
+def keep(path: Path, found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Add what was found to what earlier runs left in the file, and return all. A void figure replaces no good one."""
+    kept: dict[str, dict[str, Any]] = json.loads(path.read_text())["figures"] if path.exists() else {}
+    for name, entry in found.items():
+        if not entry["void"] or kept.get(name, {}).get("void", True):
+            kept[name] = entry
     path.write_text(json.dumps({"machine": machine(), "figures": kept}, indent=1, sort_keys=True) + "\n")
     return kept
 

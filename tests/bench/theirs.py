@@ -21,6 +21,7 @@ from tests.bench import load
 from tests.bench.cpu import Meter
 from tests.bench.driver import Caller
 from tests.bench.ours import Run, server_roots
+from tests.bench.sink import Sink
 
 DATABASE = "bench_naive"
 SETTINGS = "tests.bench.naive.settings"
@@ -34,9 +35,10 @@ _WORKER = "-c 2 --loglevel WARNING --without-gossip --without-mingle"
 class Naive:
     """`with Naive(...) as naive:` runs it; `reuse`: with CELERY_DB_REUSE_MAX."""
 
-    def __init__(self, servers: Servers, state: Path, sink_url: str, *, reuse: bool) -> None:
+    def __init__(self, servers: Servers, state: Path, sink: Sink, *, reuse: bool) -> None:
         self.servers = servers
         self.state = state
+        self.bench_pids = (sink.process.pid,)
         self.reuse = reuse
         self.port = free_port()
         self.environment = {
@@ -45,7 +47,7 @@ class Naive:
             "DJANGO_SETTINGS_MODULE": SETTINGS,
             "NAIVE_DATABASE_URL": with_database(os.environ["DATABASE_URL"], DATABASE),
             "BROKER_URL": with_broker_database(os.environ["BROKER_URL"], 3),  # by this name Celery's command reads it
-            "NAIVE_PROVIDER_URL": sink_url,
+            "NAIVE_PROVIDER_URL": sink.url,
             **({"NAIVE_REUSE": "10000"} if reuse else {}),
         }
         self.caller = Caller(f"http://127.0.0.1:{self.port}")
@@ -94,7 +96,7 @@ class Naive:
         """Accepting alone: the worker stands still, and does it afterwards."""
         self._query("TRUNCATE naive_notification")
         self._signal_worker(signal.SIGSTOP)
-        meter = Meter(self.roots())
+        meter = Meter(self.roots(), self.bench_pids)
         answers = self.caller.send(requests_, connections=connections)
         usage = meter.stop()
         self._signal_worker(signal.SIGCONT)
@@ -106,7 +108,7 @@ class Naive:
     def _run(self, requests_: list[bytes], count: int, *, connections: int) -> Run:
         self._query("TRUNCATE naive_notification")
         sessions = self._sessions()
-        meter = Meter(self.roots())
+        meter = Meter(self.roots(), self.bench_pids)
         answers = self.caller.send(requests_, connections=connections)
         answers.must_be_accepted()
         self._wait_sent(count)

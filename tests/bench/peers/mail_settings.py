@@ -17,4 +17,8 @@ EMAIL_HOST = "127.0.0.1"
 EMAIL_PORT = int(os.environ["PEER_SMTP_PORT"])
 POST_OFFICE = {"BATCH_SIZE": 1000, "THREADS_PER_PROCESS": 5, "DEFAULT_PRIORITY": "medium"}
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
-LOGGING = {"version": 1, "loggers": {"post_office": {"level": "WARNING"}}}
+LOGGING = {
+    "version": 1,
+    "handlers": {"nowhere": {"class": "logging.NullHandler"}},
+    "loggers": {"post_office": {"handlers": ["nowhere"], "level": "WARNING"}},
+}
