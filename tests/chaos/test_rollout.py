@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 import requests
@@ -46,7 +47,7 @@ def test_a_rolling_restart_loses_nothing_and_sends_nothing_twice(stack: Stack, p
         "T16 rollout",
         accepted=verdict.accepted,
         stops=ROUNDS * len(ROLLED),
-        hung=len(hung),
+        hung=Counter(hung),
         slowest_stop_s=max(stops, default=0.0),
         lost=len(verdict.lost),
         sent_twice=verdict.duplicates,
