@@ -6,6 +6,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 import requests
 
@@ -85,6 +86,10 @@ def stop(stack: Stack, names: Sequence[str]) -> tuple[list[float], list[str]]:
     for name in names:
         stack.fleet[name].kill()
     return [seconds for name, seconds in took.items() if name not in late], late
+
+
+def accepts(load: Load, since: float) -> bool:
+    return any(answer.status == 202 for answer in load.since(since))
 
 
 def grace_of(name: str) -> float:
