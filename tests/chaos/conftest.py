@@ -48,7 +48,7 @@ def own_servers() -> Iterator[Servers]:
 
 @pytest.fixture(scope="package")
 def running(own_servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    environment = {**own_servers.environment(), "SANDBOX_LATENCY_MS": "50", "LIMITS_URL": ""}
+    environment = {**own_servers.environment(), "SANDBOX_LATENCY_MS": "50", "LIMITS_URL": "", "ACCESS_LOG": "0"}
     stack = Stack(own_servers, tmp_path_factory.mktemp("stack"), environment=environment)
     try:
         stack.start_all()

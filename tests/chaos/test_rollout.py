@@ -39,9 +39,7 @@ def test_a_rolling_restart_loses_nothing_and_sends_nothing_twice(stack: Stack, p
             hung += late
             stack.start(*names)
             # Granian's workers hear no SIGTERM while they load the service; they serve nobody then either.
-            stack.wait_for(
-                lambda: [answer for answer in load.since(time.monotonic() - 1) if answer.status == 202], "202s"
-            )
+            stack.wait_for(partial(accepts, load, time.monotonic()), "a 202")
             time.sleep(sized(1.0, 0.5))
     load.stop()
     load.finish()
