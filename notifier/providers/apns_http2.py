@@ -18,6 +18,7 @@ https://developer.apple.com/documentation/usernotifications/sending-notification
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import json
 import logging
@@ -431,7 +432,8 @@ class SharedToken(AuthorizationHeaderProvider):
 
     def __init__(self, key: str, key_id: str, team_id: str, exchange: Callable[..., Any] | None = None) -> None:
         self._sign = partial(JWTAuthorizationHeaderProvider, key, key_id, team_id)
-        self._name = f"apns:{team_id}:{key_id}"
+        # With the key itself: one that was pasted wrongly, and mended, must not go on with the token of the wrong one.
+        self._name = f"apns:{team_id}:{key_id}:{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         self._exchange = exchange
         self._issued_at = 0.0
         self._header = ""

@@ -906,6 +906,19 @@ def test_a_real_store_shares_the_token_and_its_absence_costs_nobody_a_send(
     run(main())
 
 
+def test_a_key_that_was_mended_does_not_get_the_token_of_the_one_it_replaces(run: Run[None]) -> None:
+    """Apple's names for a key say nothing of its content: a wrong .p8 may have been pasted under the right ones."""
+    store = Shared()
+
+    async def main() -> None:
+        wrong = SharedToken(_pem(ec.generate_private_key(ec.SECP256R1())), "KEYID", "TEAMID", store.exchange)
+        await wrong.current()
+        mended = await SharedToken(KEY, "KEYID", "TEAMID", store.exchange).current()
+        jwt.decode(mended.removeprefix("bearer "), PRIVATE.public_key(), algorithms=["ES256"])
+
+    run(main())
+
+
 def test_the_token_is_replaced_after_45_minutes_by_one_process_for_all(run: Run[None], clock: Clock) -> None:
     store = Shared()
 
@@ -1616,7 +1629,8 @@ def test_the_surroundings_share_the_token_between_processes(run: Run[None], serv
                 async with apns_to(server, ca, store.exchange_later) as provider:
                     await provider.send([message_of()])
         assert len(server.tokens) == 1
-        assert list(store.kept) == ["apns:TEAMID:KEYID"]
+        [name] = store.kept
+        assert name.startswith("apns:TEAMID:KEYID:")
 
     run(main())
 
