@@ -31,7 +31,8 @@ log = structlog.get_logger(__name__)
 IN_FLIGHT = 100  # calls open + results not yet committed: what a death of this process can send twice
 RECORD_ROWS = 100
 RECORD_AFTER_S = 0.1
-HUNGRY_ROWS = 32  # enough to record when senders wait for room
+LINGER_S = 0.02  # nothing is open: the next calls may end, and be recorded, together with these
+HUNGRY_ROWS = 64  # enough to record when senders wait for room
 _OUTAGE_PAUSES_S = (0.1, 0.3, 1.0, 2.0)
 
 
@@ -90,6 +91,7 @@ class Recorder:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._open = 0
         self._is_writing = False
+        self._drains = 0
         self._task = loop.create_task(self._run())
 
     def opened(self, count: int) -> None:
@@ -105,28 +107,34 @@ class Recorder:
 
     async def drained(self) -> None:
         """Returns when nothing is open and everything handed over is committed."""
-        while self._kept or self._open or self._is_writing:
-            self._wake.set()
-            await asyncio.sleep(0.005)
+        self._drains += 1
+        try:
+            while self._kept or self._open or self._is_writing:
+                self._wake.set()
+                await asyncio.sleep(0.005)
+        finally:
+            self._drains -= 1
 
-    def _is_time(self) -> bool:
-        kept = len(self._kept)
-        return (
+    def _due_at(self) -> float:
+        """When what is kept is to be written; a loop time, maybe past."""
+        kept, is_wanted = len(self._kept), self._slots.is_wanted
+        if (
             kept >= RECORD_ROWS
-            or self._open == 0
-            or (kept >= HUNGRY_ROWS and self._slots.is_wanted)
-            or self._loop.time() - self._since >= RECORD_AFTER_S
-        )
+            or (kept >= HUNGRY_ROWS and is_wanted)
+            or (self._open == 0 and (is_wanted or self._drains))
+        ):
+            return self._since
+        return self._since + (RECORD_AFTER_S if self._open else LINGER_S)
 
     async def _run(self) -> None:
         while True:
             if not self._kept:
                 self._wake.clear()
                 await self._wake.wait()
-            while not self._is_time():
+            while (due_at := self._due_at()) > self._loop.time():
                 self._wake.clear()
                 try:
-                    async with asyncio.timeout_at(self._since + RECORD_AFTER_S):
+                    async with asyncio.timeout_at(due_at):
                         await self._wake.wait()
                 except TimeoutError:
                     break

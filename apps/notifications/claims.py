@@ -1,22 +1,22 @@
 """Taking work: the claim by ids, the top-up of a lane, and the gates as they stand at that moment.
 
-Lives on Pending alone for the taking (`FOR UPDATE SKIP LOCKED`, so that nobody waits), then reads the
-deliveries with everything the gates look at in one statement of the same transaction: an opt-out that was
-committed before it is always seen.
+Lives on Pending alone for the taking (`FOR UPDATE SKIP LOCKED`, so that nobody waits), then reads the deliveries
+with everything the gates look at: an opt-out that was committed before is always seen. Both are one call of a
+function (sql/claim_1.sql, sql/top_up_1.sql), and so one transaction: a claim that is committed is known to its
+worker, and no worker that falls silent holds a lock.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
-from django.db import connection, transaction
+from django.db import connection
 
 from apps.notifications.arrays import plain
-from apps.notifications.patience import LET_GO
 from notifier.ledger import Claimed, Stop
 from notifier.lifecycle import State
 from notifier.message import Address, Channel, Lane, Mode, Platform
@@ -40,99 +40,57 @@ class Taken(NamedTuple):
     waiting: str
 
 
-_TAKE = """
-UPDATE notifications_pending p
-   SET claim_no = p.claim_no + 1, lease_until = now() + %(lease)s * interval '1 second',
-       wake_at = now() + %(lease)s * interval '1 second'
- WHERE p.id = ANY (ARRAY(SELECT id FROM me))
-RETURNING p.id, p.claim_no, p.tries, p.crashes, p.lane, p.waiting
-"""
+class Read(msgspec.Struct, array_like=True, frozen=True):
+    """A delivery with all that the gates look at; in the order of the columns of sql/gates_1.sql."""
 
-_CLAIM = (
-    LET_GO
-    + """
-WITH me AS MATERIALIZED (
-  SELECT id FROM notifications_pending
-   WHERE id = ANY (%(ids)s::uuid[]) AND due_at <= now() AND lease_until IS NULL AND (crashes = 0 OR %(alone)s)
-   ORDER BY id FOR UPDATE SKIP LOCKED)
-"""
-    + _TAKE
-)
-
-# Clients with rows in this lane, by one index probe each; from each its share, oldest first. What was rung is
-# at most 10 s ahead in wake_at; what is leased or scheduled lies further ahead but for a bounded few.
-_TOP_UP = (
-    LET_GO
-    + """
-WITH RECURSIVE c AS (
-  (SELECT client_id FROM notifications_pending WHERE channel = %(channel)s AND lane = %(lane)s
-    ORDER BY client_id LIMIT 1)
-  UNION ALL
-  SELECT (SELECT t.client_id FROM notifications_pending t
-           WHERE t.channel = %(channel)s AND t.lane = %(lane)s AND t.client_id > c.client_id
-           ORDER BY t.client_id LIMIT 1) FROM c WHERE c.client_id IS NOT NULL
-), me AS MATERIALIZED (
-  SELECT r.id FROM (SELECT client_id FROM c WHERE client_id IS NOT NULL ORDER BY random()) c
-   CROSS JOIN LATERAL (
-     SELECT t.id FROM notifications_pending t
-      WHERE t.channel = %(channel)s AND t.lane = %(lane)s AND t.client_id = c.client_id
-        AND t.wake_at <= now() + interval '10 seconds'
-        AND t.due_at <= now() AND t.lease_until IS NULL AND t.crashes = 0
-      ORDER BY t.wake_at
-      LIMIT greatest(1, %(limit)s / (SELECT count(*) FROM c WHERE client_id IS NOT NULL))
-      FOR UPDATE SKIP LOCKED) r
-   LIMIT %(limit)s)
-"""
-    + _TAKE
-)
-
-_READ = """
-SELECT d.id, d.notification_id, d.client_id, d.mode, d.category_id, d.campaign_id, d.user_id, d.recipient_no,
-       d.channel, d.address_id, d.device_id, d.locale, d.lane, d.state, d.account_id,
-       extract(epoch FROM d.expires_at)::float8 AS expires_at, d.expires_at <= now() AS is_expired,
-       cl.is_active AS client_is_active, cl.is_verified AS client_is_verified,
-       cat.key AS category, cat.is_mandatory, cat.is_on_by_default, cat.on_uncertain,
-       u.id IS NOT NULL AS user_exists, u.erased_at IS NOT NULL AS user_is_erased,
-       coalesce(u.is_opted_out, others.is_opted_out, false) AS is_opted_out,
-       CASE WHEN d.user_id IS NULL THEN others.is_on ELSE f.is_on END AS preference,
-       s.reason AS suppressed_by, s.created_at AS suppressed_at,
-       a.value AS address_value, a.status AS address_status, a.user_id AS address_user, a.is_sandbox AS address_sandbox,
-       v.token, v.status AS device_status, v.user_id AS device_user, v.platform, v.provider AS device_provider,
-       v.token_kind, v.app_id, v.apns_environment, v.is_sandbox AS device_sandbox
-  FROM notifications_delivery d
-  JOIN clients_client cl ON cl.id = d.client_id
-  JOIN people_category cat ON cat.id = d.category_id
-  LEFT JOIN people_user u ON u.id = d.user_id
-  LEFT JOIN people_preference f ON f.user_id = d.user_id AND f.category_id = d.category_id AND f.channel = d.channel
-  LEFT JOIN people_address a ON a.id = d.address_id
-  LEFT JOIN people_device v ON v.id = d.device_id
-  LEFT JOIN LATERAL (
-    SELECT x.reason, x.created_at FROM people_suppression x
-     WHERE x.address_hash = d.address_hash AND x.channel = d.channel
-       AND (x.category_id IS NULL OR x.category_id = d.category_id) AND (x.expires_at IS NULL OR x.expires_at > now())
-     LIMIT 1) s ON true
-  LEFT JOIN LATERAL ( -- a raw address: the strictest of those it belongs to
-    SELECT bool_or(o.is_opted_out) AS is_opted_out, bool_and(coalesce(g.is_on, cat.is_on_by_default)) AS is_on
-      FROM (SELECT b.user_id FROM people_address b WHERE b.value_hash = d.address_hash
-            UNION SELECT w.user_id FROM people_device w WHERE w.token_hash = d.address_hash) owner
-      JOIN people_user o ON o.id = owner.user_id
-      LEFT JOIN people_preference g ON g.user_id = o.id AND g.category_id = d.category_id AND g.channel = d.channel
-     WHERE d.user_id IS NULL) others ON true
- WHERE d.id = ANY (%(ids)s::uuid[]) AND d.id BETWEEN %(lo)s AND %(hi)s
-"""
-
-_HOLDS = "SELECT scope, subject, action, reason FROM notifications_hold WHERE scope <> 'account'"
-
-_CONTENT = """
-SELECT n.id, n.template_version_id, c.recipients, c.data, c.options, c.inline
-  FROM notifications_notification n JOIN notifications_content c ON c.id = n.id AND c.id BETWEEN %(lo)s AND %(hi)s
- WHERE n.id = ANY (%(ids)s::uuid[]) AND n.id BETWEEN %(lo)s AND %(hi)s
-"""
+    id: UUID
+    notification_id: UUID
+    client_id: int
+    mode: Mode
+    category_id: int
+    campaign_id: UUID | None
+    user_id: int | None
+    recipient_no: int
+    channel: Channel
+    address_id: UUID | None
+    device_id: UUID | None
+    locale: str
+    lane: Lane
+    state: State
+    account_id: int | None
+    expires_at: float
+    is_expired: bool
+    client_is_active: bool
+    client_is_verified: bool
+    category: str
+    is_mandatory: bool
+    is_on_by_default: bool
+    on_uncertain: str
+    user_exists: bool
+    user_is_erased: bool
+    is_opted_out: bool
+    preference: bool | None
+    suppressed_by: str | None
+    suppressed_since: str | None
+    address_value: str | None
+    address_status: str | None
+    address_user: int | None
+    address_is_sandbox: bool | None
+    token: str | None
+    device_status: str | None
+    device_user: int | None
+    platform: Platform | None
+    device_provider: str | None
+    token_kind: str | None
+    app_id: str | None
+    apns_environment: str | None
+    device_is_sandbox: bool | None
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, array_like=True, frozen=True):
     """What a notification says, for all its deliveries. Never changes once accepted."""
 
+    id: UUID
     template_version_id: int | None
     recipients: list[dict[str, Any]]
     data: dict[str, Any]
@@ -140,122 +98,108 @@ class Asked(NamedTuple):
     inline: dict[str, Any] | None
 
 
+class Reading(msgspec.Struct, frozen=True):
+    rows: list[Read]
+    asked: list[Asked]
+    holds: list[tuple[str, str, str, str]] | None
+
+
+class Claim(msgspec.Struct, frozen=True):
+    taken: list[Taken]
+    read: Reading
+
+
+_claim = msgspec.json.Decoder(Claim)
+_reading = msgspec.json.Decoder(Reading)
+
+
+def claim(ids: Sequence[UUID], *, lease_s: float, alone: bool) -> list[Claimed]:
+    """See `notifier.ledger.Ledger.claim`."""
+    return _take("notifications_claim_1(%s, %s, %s)", [plain(ids), alone, lease_s], lease_s)
+
+
+def top_up(channel: str, queue_lane: str, limit: int, *, lease_s: float) -> list[Claimed]:
+    """See `notifier.ledger.Ledger.top_up`."""
+    return _take("notifications_top_up_1(%s, %s, %s, %s)", [channel, queue_lane, limit, lease_s], lease_s)
+
+
+def _take(function: str, values: Sequence[Any], lease_s: float) -> list[Claimed]:
+    at = machine_time()
+    answer = _ask(function, values)
+    if answer is None:
+        return []
+    claim = _claim.decode(answer)
+    taken = {row.id: row for row in claim.taken}
+    return _join(taken, claim.read, claimed_at=at, lease_ends=at + lease_s)
+
+
+def read_again(claimed: Sequence[Claimed]) -> list[Claimed]:
+    """The same claims with the gates as they stand now (see `notifier.ledger.Ledger.recheck`)."""
+    taken = {c.delivery_id: Taken(c.delivery_id, c.claim_no, c.tries, c.crashes, c.queue_lane, "") for c in claimed}
+    at = machine_time()
+    answer = _ask("notifications_gates_1(%s)", [plain(sorted(taken))])
+    lease_ends = min(c.lease_ends for c in claimed)
+    return _join(taken, _reading.decode(answer or ""), claimed_at=at, lease_ends=lease_ends)
+
+
+def _ask(function: str, values: Sequence[Any]) -> str | None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {function}::text", values)
+        answer: str | None = cursor.fetchone()[0]
+        return answer
+
+
 def loads(text: str | None) -> Any:
     """A jsonb column as Django's connection hands it to a plain cursor: as text."""
     return None if text is None else msgspec.json.decode(text)
 
 
-class AskedCache:
-    """The last notifications read, so that a shift in the middle of a large one does not read it again."""
-
-    def __init__(self, size: int = 128) -> None:
-        self._size = size
-        self._kept: dict[UUID, Asked] = {}
-
-    def get(self, ids: Iterable[UUID]) -> Mapping[UUID, Asked]:
-        wanted = sorted(set(ids))
-        missing = [id for id in wanted if id not in self._kept]
-        found = {id: self._kept[id] for id in wanted if id in self._kept}
-        if missing:
-            with connection.cursor() as cursor:
-                cursor.execute(_CONTENT, {"ids": plain(missing), "lo": missing[0], "hi": missing[-1]})
-                read = {row[0]: Asked(row[1], *map(loads, row[2:])) for row in cursor.fetchall()}
-            while self._kept and len(self._kept) + len(read) > self._size:
-                del self._kept[next(iter(self._kept))]
-            self._kept.update(list(read.items())[: self._size])
-            found.update(read)
-        return found
-
-
-def claim(ids: Sequence[UUID], *, lease_s: float, alone: bool, cache: AskedCache) -> list[Claimed]:
-    """See `notifier.ledger.Ledger.claim`."""
-    return _take(_CLAIM, {"ids": plain(ids), "alone": alone, "lease": lease_s}, cache)
-
-
-def top_up(channel: str, queue_lane: str, limit: int, *, lease_s: float, cache: AskedCache) -> list[Claimed]:
-    """See `notifier.ledger.Ledger.top_up`."""
-    return _take(_TOP_UP, {"channel": channel, "lane": queue_lane, "limit": limit, "lease": lease_s}, cache)
-
-
-def _take(statement: str, values: dict[str, Any], cache: AskedCache) -> list[Claimed]:
-    at = machine_time()
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(statement, values)
-        taken = {row[0]: Taken(*row) for row in cursor.fetchall()}
-        # All that is read is read before the commit: a claim that is committed is known to its worker.
-        return _join(taken, cache, claimed_at=at, lease_ends=at + values["lease"])
-
-
-def read_again(claimed: Sequence[Claimed], cache: AskedCache) -> list[Claimed]:
-    """The same claims with the gates as they stand now (see `notifier.ledger.Ledger.recheck`)."""
-    taken = {c.delivery_id: Taken(c.delivery_id, c.claim_no, c.tries, c.crashes, c.queue_lane, "") for c in claimed}
-    return _join(taken, cache, claimed_at=machine_time(), lease_ends=min(c.lease_ends for c in claimed))
-
-
-def _read(taken: Mapping[UUID, Taken]) -> list[dict[str, Any]]:
-    ids = sorted(taken)
-    with connection.cursor() as cursor:
-        cursor.execute(_READ, {"ids": plain(ids), "lo": ids[0], "hi": ids[-1]})
-        names = [column.name for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
 Holds = Mapping[tuple[str, str], tuple[str, str]]
 
 
-def read_holds() -> Holds:
+def by_subject(holds: Iterable[tuple[str, str, str, str]] | None) -> Holds:
     """(scope, subject) -> (action, reason) of everything paused or cancelled, but for accounts: route sees to those."""
-    with connection.cursor() as cursor:
-        cursor.execute(_HOLDS)
-        return {(scope, subject): (action, reason) for scope, subject, action, reason in cursor.fetchall()}
+    return {(scope, subject): (action, reason) for scope, subject, action, reason in holds or ()}
 
 
-def _join(taken: Mapping[UUID, Taken], cache: AskedCache, *, claimed_at: float, lease_ends: float) -> list[Claimed]:
-    if not taken:
-        return []
-    rows = _read(taken)
-    holds = read_holds()
-    asked = cache.get(row["notification_id"] for row in rows)
+def _join(taken: Mapping[UUID, Taken], read: Reading, *, claimed_at: float, lease_ends: float) -> list[Claimed]:
+    holds = by_subject(read.holds)
+    asked = {each.id: each for each in read.asked}
     return [
-        _claimed(
-            taken[row["id"]], row, asked[row["notification_id"]], holds, claimed_at=claimed_at, lease_ends=lease_ends
-        )
-        for row in rows
+        _claimed(taken[row.id], row, asked[row.notification_id], holds, claimed_at=claimed_at, lease_ends=lease_ends)
+        for row in read.rows
     ]
 
 
-def _claimed(
-    taken: Taken, row: dict[str, Any], asked: Asked, holds: Holds, *, claimed_at: float, lease_ends: float
-) -> Claimed:
-    channel, lane = Channel(row["channel"]), Lane(row["lane"])
-    entry = asked.recipients[row["recipient_no"]] if asked.recipients else {}
-    address = _address(channel, row, entry)
+def _claimed(taken: Taken, row: Read, asked: Asked, holds: Holds, *, claimed_at: float, lease_ends: float) -> Claimed:
+    entry = asked.recipients[row.recipient_no] if asked.recipients else {}
+    address = _address(row, entry)
     own_data = entry.get("data")
     return Claimed(
         delivery_id=taken.id,
         claim_no=taken.claim_no,
-        notification_id=row["notification_id"],
-        client_id=row["client_id"],
-        mode=Mode(row["mode"]),
-        channel=channel,
-        lane=lane,
+        notification_id=row.notification_id,
+        client_id=row.client_id,
+        mode=row.mode,
+        channel=row.channel,
+        lane=row.lane,
         queue_lane=taken.queue_lane,
-        category_id=row["category_id"],
-        campaign_id=row["campaign_id"],
+        category_id=row.category_id,
+        campaign_id=row.campaign_id,
         template_version_id=asked.template_version_id,
-        state=State(row["state"]),
+        state=row.state,
         tries=taken.tries,
         crashes=taken.crashes,
-        expires_at=row["expires_at"],
+        expires_at=row.expires_at,
         lease_ends=lease_ends,
         claimed_at=claimed_at,
-        may_duplicate=may_duplicate(lane, channel, row["on_uncertain"]),
+        may_duplicate=may_duplicate(row.lane, row.channel, row.on_uncertain),
         address=address,
-        address_id=row["address_id"],
-        device_id=row["device_id"],
-        device_provider=row["device_provider"] or entry.get("device", {}).get("provider", ""),
-        locale=row["locale"],
-        last_account_id=row["account_id"],
+        address_id=row.address_id,
+        device_id=row.device_id,
+        device_provider=row.device_provider or entry.get("device", {}).get("provider", ""),
+        locale=row.locale,
+        last_account_id=row.account_id,
         collapse_key=asked.options.get("collapse_key", ""),
         data=merged(asked.data, own_data) if own_data else asked.data,
         options=asked.options,
@@ -276,24 +220,24 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _address(channel: Channel, row: dict[str, Any], entry: dict[str, Any]) -> Address | None:
-    if row["device_id"] is not None:
-        if row["token"] is None:
+def _address(row: Read, entry: dict[str, Any]) -> Address | None:
+    if row.device_id is not None:
+        if row.token is None:
             return None
         return Address(
-            channel,
-            row["token"],
-            platform=Platform(row["platform"]),
-            token_kind=row["token_kind"],
-            app_id=row["app_id"],
-            apns_environment=row["apns_environment"],
-            is_sandbox=row["device_sandbox"],
+            row.channel,
+            row.token,
+            platform=row.platform,
+            token_kind=row.token_kind or "",
+            app_id=row.app_id or "",
+            apns_environment=row.apns_environment or "",
+            is_sandbox=bool(row.device_is_sandbox),
         )
-    if row["address_id"] is not None:
-        if row["address_value"] is None:
+    if row.address_id is not None:
+        if row.address_value is None:
             return None
-        return Address(channel, row["address_value"], is_sandbox=row["address_sandbox"])
-    return raw_address(channel, entry)
+        return Address(row.channel, row.address_value, is_sandbox=bool(row.address_is_sandbox))
+    return raw_address(row.channel, entry)
 
 
 def raw_address(channel: Channel, entry: Mapping[str, Any]) -> Address | None:
@@ -315,67 +259,79 @@ def raw_address(channel: Channel, entry: Mapping[str, Any]) -> Address | None:
     return Address(channel, value, is_sandbox=bool(entry.get("is_sandbox"))) if value else None
 
 
-def _stop(taken: Taken, row: dict[str, Any], address: Address | None, holds: Holds) -> Stop | None:
+def _stop(taken: Taken, row: Read, address: Address | None, holds: Holds) -> Stop | None:
     scope, action, reason = held(holds, row)
     return decide(
         Facts(
-            mode=row["mode"],
-            channel=row["channel"],
-            is_client_active=row["client_is_active"],
-            is_client_verified=row["client_is_verified"],
-            user_exists=row["user_exists"] if row["user_id"] is not None else None,
-            is_user_erased=row["user_is_erased"],
+            mode=row.mode,
+            channel=row.channel,
+            is_client_active=row.client_is_active,
+            is_client_verified=row.client_is_verified,
+            user_exists=row.user_exists if row.user_id is not None else None,
+            is_user_erased=row.user_is_erased,
             is_sandbox_recipient=address is not None and address.is_sandbox,
             hold_scope=scope,
             hold_action=action,
             hold_reason=reason,
-            is_expired=row["is_expired"],
+            is_expired=row.is_expired,
             was_tried=taken.tries > 0 or taken.crashes > 0,  # a worker that died may have sent it
             waiting=taken.waiting,
-            category=row["category"],
-            is_mandatory=row["is_mandatory"],
-            is_on_by_default=row["is_on_by_default"],
-            is_opted_out=row["is_opted_out"],
-            preference=row["preference"],
-            suppressed_by=row["suppressed_by"] or "",
-            suppressed_since=f"{row['suppressed_at']:%Y-%m-%d}" if row["suppressed_at"] else "",
+            category=row.category,
+            is_mandatory=row.is_mandatory,
+            is_on_by_default=row.is_on_by_default,
+            is_opted_out=row.is_opted_out,
+            preference=row.preference,
+            suppressed_by=row.suppressed_by or "",
+            suppressed_since=row.suppressed_since or "",
             target=_target(row, address),
         )
     )
 
 
-def _target(row: dict[str, Any], address: Address | None) -> str:
+def _target(row: Read, address: Address | None) -> str:
     if address is None:
         return "retired"
-    if row["device_id"] is not None:
-        status, owner = row["device_status"], row["device_user"]
-    elif row["address_id"] is not None:
-        status, owner = row["address_status"], row["address_user"]
+    if row.device_id is not None:
+        status, owner = row.device_status, row.device_user
+    elif row.address_id is not None:
+        status, owner = row.address_status, row.address_user
     else:
         return "active"
-    if owner != row["user_id"]:
+    if owner != row.user_id:
         return "moved"
     return "active" if status == "active" else "retired"
 
 
-def held(holds: Holds, row: Mapping[str, Any]) -> tuple[str, str, str]:
+class Holdable(Protocol):
+    """What a hold can be over."""
+
+    @property
+    def channel(self) -> str: ...
+    @property
+    def client_id(self) -> int: ...
+    @property
+    def category_id(self) -> int: ...
+    @property
+    def campaign_id(self) -> UUID | None: ...
+    @property
+    def notification_id(self) -> UUID: ...
+
+
+def held(holds: Holds, row: Holdable) -> tuple[str, str, str]:
     """(scope, action, reason) of the hold over a delivery, a cancel before a pause; empty when there is none."""
     found = ("", "", "")
     if not holds:
         return found
-    for scope, column in _HELD_BY:
-        action, reason = holds.get((scope, str(row[column])), ("", ""))
+    for scope, subject in (
+        ("channel", row.channel),
+        ("client", row.client_id),
+        ("category", row.category_id),
+        ("campaign", row.campaign_id),
+        ("notification", row.notification_id),
+    ):
+        action, reason = holds.get((scope, str(subject)), ("", ""))
         if action == "cancel":
             return scope, action, reason
         if action and not found[0]:
             found = (scope, action, reason)
     return found
-
-
-_HELD_BY = (
-    ("channel", "channel"),
-    ("client", "client_id"),
-    ("category", "category_id"),
-    ("campaign", "campaign_id"),
-    ("notification", "notification_id"),
-)

@@ -33,19 +33,18 @@ READ_ONLY = "25006"  # SQLSTATE: a standby, or an operator's switch
 
 class PostgresLedger:
     def __init__(self) -> None:
-        self._asked = claims.AskedCache()
         self._accounts: Sequence[Account] = ()
         self._accounts_read = float("-inf")
         self._lock = threading.Lock()
 
     def claim(self, ids: Sequence[UUID], *, lease_s: float, alone: bool = False) -> list[Claimed]:
-        return _once_more(lambda: claims.claim(ids, lease_s=lease_s, alone=alone, cache=self._asked))
+        return _once_more(lambda: claims.claim(ids, lease_s=lease_s, alone=alone))
 
     def top_up(self, channel: Channel, queue_lane: str, limit: int, *, lease_s: float) -> list[Claimed]:
-        return _once_more(lambda: claims.top_up(channel, queue_lane, limit, lease_s=lease_s, cache=self._asked))
+        return _once_more(lambda: claims.top_up(channel, queue_lane, limit, lease_s=lease_s))
 
     def recheck(self, claimed: Sequence[Claimed]) -> list[Claimed]:
-        return claims.read_again(claimed, self._asked)
+        return claims.read_again(claimed)
 
     def record(self, results: Sequence[Result]) -> None:
         """Runs on the recorder's thread; a dead connection is dropped there, so that the next try opens another."""

@@ -11,10 +11,12 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from itertools import chain, zip_longest
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 import structlog
 from celery import current_app
 from django.db import Error as DatabaseError
@@ -23,7 +25,7 @@ from kombu.exceptions import OperationalError as BrokerError
 
 from apps.notifications import ringing
 from apps.notifications.arrays import plain, texts
-from apps.notifications.claims import held, read_holds
+from apps.notifications.claims import Holds, by_subject, held
 from apps.notifications.heartbeats import beat
 from apps.notifications.metrics import LEASES_EXPIRED
 from apps.notifications.partitions import ensure_partitions
@@ -38,73 +40,19 @@ TICK_S = 0.2
 IDLE_TICK_S = 0.5
 WATERMARK = 2000  # rung and not claimed, per queue: a few seconds of work
 PICK = 1000  # rows written by one statement: about 10 us each
-RUNG_FOR_S = 10  # a row rung and not claimed by then is rung again
+RUNG_FOR_S = 10.0  # a row rung and not claimed by then is rung again
+RESTART_GRACE_S = 10.0  # after a restart of the database, in which the workers' results are still on their way
 HELD_FOR_S = 30
 ALONE_AT_ONCE = 20  # rows whose process died, out in a queue at a time: a task takes them one by one
 RECEIPTS_EVERY_S = 1.0
 EXPANSIONS = 500
-EXPANSION_FOR_S = 30
+EXPANSION_FOR_S = 30.0
 UPKEEP_EVERY_S = 3600.0
 BEAT_EVERY_S = 5.0
 CANARY_EVERY_S = 15.0
 BROKER_DOWN_PAUSE_S = 1.0
 
-_LANES_WITH_ROWS = """
-SELECT v.channel, v.lane FROM unnest(%(channels)s::text[], %(lanes)s::text[]) AS v(channel, lane)
- WHERE EXISTS (SELECT 1 FROM notifications_pending p WHERE p.channel = v.channel AND p.lane = v.lane)
-"""
-
-_CLIENTS = """
-WITH RECURSIVE c AS (
-  (SELECT client_id FROM notifications_pending WHERE channel = %(channel)s AND lane = %(lane)s
-    ORDER BY client_id LIMIT 1)
-  UNION ALL
-  SELECT (SELECT t.client_id FROM notifications_pending t
-           WHERE t.channel = %(channel)s AND t.lane = %(lane)s AND t.client_id > c.client_id
-           ORDER BY t.client_id LIMIT 1) FROM c WHERE c.client_id IS NOT NULL
-)
-"""
-
-# A try-lock for the queue, and how many rows are rung and still unclaimed, counted no further than the watermark.
-_ROOM = (
-    LET_GO
-    + _CLIENTS
-    + """
-SELECT CASE WHEN pg_try_advisory_xact_lock(hashtext(%(queue)s)) THEN (
-  SELECT count(*) FROM (
-    SELECT 1 FROM c CROSS JOIN LATERAL (
-      SELECT 1 FROM notifications_pending t
-       WHERE t.channel = %(channel)s AND t.lane = %(lane)s AND t.client_id = c.client_id
-         AND t.wake_at > now() AND t.wake_at <= now() + %(rung)s * interval '1 second'
-         AND t.lease_until IS NULL AND t.due_at <= now() AND t.crashes = 0 LIMIT %(watermark)s) r
-     WHERE c.client_id IS NOT NULL LIMIT %(watermark)s) rung) END
-"""
-)
-
-# One client's share is the whole divided by how many have work. A lease that is over is given back here, but not
-# in the first ten seconds of a restarted database: the workers' results are still on their way.
-_PICK = (
-    _CLIENTS
-    + """
-, pick AS MATERIALIZED (
-  SELECT r.id, r.was_leased FROM (SELECT client_id FROM c WHERE client_id IS NOT NULL ORDER BY random()) c
-   CROSS JOIN LATERAL (
-     SELECT t.id, t.lease_until IS NOT NULL AS was_leased FROM notifications_pending t
-      WHERE t.channel = %(channel)s AND t.lane = %(lane)s AND t.client_id = c.client_id AND t.wake_at <= now()
-        AND (t.lease_until IS NULL
-             OR (t.lease_until <= now() AND pg_postmaster_start_time() < now() - interval '10 seconds'))
-      ORDER BY t.wake_at
-      LIMIT greatest(1, %(limit)s / (SELECT count(*) FROM c WHERE client_id IS NOT NULL))
-      FOR UPDATE SKIP LOCKED) r
-   LIMIT %(limit)s)
-UPDATE notifications_pending p
-   SET wake_at = now() + %(rung)s * interval '1 second',
-       crashes = p.crashes + (p.lease_until IS NOT NULL)::int, lease_until = NULL
- WHERE p.id = ANY (ARRAY(SELECT id FROM pick))
-RETURNING p.id, p.client_id, p.claim_no, p.crashes,
-          p.id = ANY (ARRAY(SELECT id FROM pick WHERE was_leased)) AS was_leased
-"""
-)
+_RING = f"{LET_GO} SELECT notifications_ring_1(%s, %s, %s, %s, %s, %s)::text"
 
 _HELD_BY = """
 SELECT d.id, d.channel, d.client_id, d.category_id, d.campaign_id, d.notification_id, d.expires_at,
@@ -121,32 +69,6 @@ UPDATE notifications_pending p
  WHERE p.id = v.id AND p.id = ANY (%(ids)s::uuid[]) AND p.lease_until IS NULL
 """
 
-# As with deliveries: a few seconds of work at a time, shared between the clients.
-_DUE_EXPANSIONS = """
-WITH RECURSIVE c AS (
-  (SELECT client_id FROM notifications_expansion ORDER BY client_id LIMIT 1)
-  UNION ALL
-  SELECT (SELECT t.client_id FROM notifications_expansion t WHERE t.client_id > c.client_id
-           ORDER BY t.client_id LIMIT 1) FROM c WHERE c.client_id IS NOT NULL
-), rung AS MATERIALIZED (
-  SELECT count(*) AS n FROM (
-    SELECT 1 FROM c CROSS JOIN LATERAL (
-      SELECT 1 FROM notifications_expansion t
-       WHERE t.client_id = c.client_id AND t.wake_at > now() AND t.wake_at <= now() + %(again)s * interval '1 second'
-         AND t.due_at <= now() LIMIT %(limit)s) r
-     WHERE c.client_id IS NOT NULL LIMIT %(limit)s) r
-), pick AS MATERIALIZED (
-  SELECT r.id FROM (SELECT client_id FROM c WHERE client_id IS NOT NULL ORDER BY random()) c
-   CROSS JOIN LATERAL (
-     SELECT t.id FROM notifications_expansion t WHERE t.client_id = c.client_id AND t.wake_at <= now()
-      ORDER BY t.wake_at LIMIT greatest(1, %(limit)s / (SELECT count(*) FROM c WHERE client_id IS NOT NULL))
-      FOR UPDATE SKIP LOCKED) r
-   LIMIT (SELECT %(limit)s - n FROM rung))
-UPDATE notifications_expansion SET wake_at = now() + %(again)s * interval '1 second'
- WHERE id = ANY (ARRAY(SELECT id FROM pick))
-RETURNING id, client_id
-"""
-
 _EXPANSIONS_PER_TASK = 10  # with a hundred recipients each, one page
 
 
@@ -156,6 +78,38 @@ class Picked(NamedTuple):
     claim_no: int
     crashes: int
     was_leased: bool
+
+
+class Rung(msgspec.Struct, frozen=True):
+    """The answer of sql/ring_1.sql."""
+
+    picked: list[Picked]
+    holds: list[tuple[str, str, str, str]] | None = None
+
+
+class Due(msgspec.Struct, frozen=True):
+    """The answer of sql/due_1.sql."""
+
+    lanes: list[tuple[str, str]]
+    expansions: list[tuple[UUID, int]]
+    receipts: bool
+
+
+_rung = msgspec.json.Decoder(Rung)
+_due = msgspec.json.Decoder(Due)
+
+
+class _Held(NamedTuple):
+    """The columns of _HELD_BY."""
+
+    id: UUID
+    channel: str
+    client_id: int
+    category_id: int
+    campaign_id: UUID | None
+    notification_id: UUID
+    expires_at: datetime
+    is_expired: bool
 
 
 class Relay:
@@ -191,53 +145,51 @@ class Relay:
         if not self._is_broker_up and not self._probe():
             return 0
         self._send_canaries()
-        return sum(self._top_up(queue) for queue in _queues_with_rows()) + self._expansions() + self._receipts()
+        due = self._due()
+        queues = {queue_for(*pair) for pair in due.lanes}
+        rung = sum(self._top_up(queue) for queue in DELIVERY_QUEUES if queue in queues)
+        return rung + self._expand(due.expansions) + self._settle(due)
 
     # --- one queue ---------------------------------------------------------------------------------------------
 
     def _top_up(self, queue: str) -> int:
         rung = 0
         for _ in range(WATERMARK // PICK):
-            picked, room = self._pick(queue)
+            picked, is_all = self._pick(queue)
             self._ring(queue, picked)
             rung += len(picked)
-            if len(picked) < min(PICK, room):
+            if is_all:
                 break
         return rung
 
-    def _pick(self, queue: str) -> tuple[list[Picked], int]:
+    def _pick(self, queue: str) -> tuple[list[Picked], bool]:
+        """The rows to ring for now, and whether that was all there is to do."""
         channel, lane = channel_and_lane(queue)
-        values = {"queue": queue, "channel": channel.value, "lane": str(lane), "rung": RUNG_FOR_S}
         with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(_ROOM, values | {"watermark": WATERMARK})
-            waiting = cursor.fetchone()[0]
-            if waiting is None or waiting >= WATERMARK:  # another relay has it, or the queue is simply busy
-                return [], 0
-            room = min(PICK, WATERMARK - waiting)
-            cursor.execute(_PICK, values | {"limit": room})
-            picked = [Picked(*row) for row in cursor.fetchall()]
-            lost = [(row.id, row.claim_no, row.crashes) for row in picked if row.was_leased]
+            cursor.execute(_RING, [channel.value, str(lane), RUNG_FOR_S, WATERMARK, PICK, RESTART_GRACE_S])
+            answer = cursor.fetchone()[0]
+            if answer is None:  # another relay has it
+                return [], True
+            rung = _rung.decode(answer)
+            lost = [(row.id, row.claim_no, row.crashes) for row in rung.picked if row.was_leased]
             if lost:
                 LEASES_EXPIRED.labels(channel.value).inc(len(lost))
                 log.warning("leases_expired", queue=queue, rows=len(lost))
             ended = give_up_on(lost)
-            aside = self._set_aside(cursor, [row.id for row in picked if row.id not in ended])
-            return [row for row in picked if row.id not in ended and row.id not in aside], room
+            aside = self._set_aside(cursor, by_subject(rung.holds), [r.id for r in rung.picked if r.id not in ended])
+            return [row for row in rung.picked if row.id not in ended and row.id not in aside], len(rung.picked) < PICK
 
-    def _set_aside(self, cursor: Any, ids: Sequence[UUID]) -> set[UUID]:
+    def _set_aside(self, cursor: Any, holds: Holds, ids: Sequence[UUID]) -> set[UUID]:
         """Rows on hold are not rung; they are looked at again later, or when the hold is lifted."""
-        holds = read_holds()
         if not holds or not ids:
             return set()
         ids = sorted(ids)
         cursor.execute(_HELD_BY, {"ids": plain(ids), "lo": ids[0], "hi": ids[-1]})
-        names = [column.name for column in cursor.description]
         aside: dict[UUID, tuple[str, str]] = {}
-        for values in cursor.fetchall():
-            row = dict(zip(names, values, strict=True))
+        for row in map(_Held._make, cursor.fetchall()):
             scope, action, _ = held(holds, row)
-            if action == "pause" and not row["is_expired"]:  # what is over or cancelled is rung, to be ended
-                aside[row["id"]] = (f"{scope}_paused", row["expires_at"].isoformat())
+            if action == "pause" and not row.is_expired:  # what is over or cancelled is rung, to be ended
+                aside[row.id] = (f"{scope}_paused", row.expires_at.isoformat())
         if aside:
             cursor.execute(
                 _SET_ASIDE,
@@ -290,10 +242,17 @@ class Relay:
 
     # --- the rest ----------------------------------------------------------------------------------------------
 
-    def _expansions(self) -> int:
+    def _due(self) -> Due:
+        pairs = [channel_and_lane(queue) for queue in DELIVERY_QUEUES]
+        channels, lanes = texts(c for c, _ in pairs), texts(str(lane) for _, lane in pairs)
         with connection.cursor() as cursor:
-            cursor.execute(_DUE_EXPANSIONS, {"again": EXPANSION_FOR_S, "limit": EXPANSIONS})
-            ids = _in_turns(cursor.fetchall())
+            cursor.execute(
+                "SELECT notifications_due_1(%s, %s, %s, %s)::text", [channels, lanes, EXPANSION_FOR_S, EXPANSIONS]
+            )
+            return _due.decode(cursor.fetchone()[0])
+
+    def _expand(self, rung: Sequence[tuple[UUID, int]]) -> int:
+        ids = _in_turns(rung)
         try:
             for start in range(0, len(ids), _EXPANSIONS_PER_TASK):
                 ringing.publish_expansions(ids[start : start + _EXPANSIONS_PER_TASK])
@@ -301,13 +260,9 @@ class Relay:
             self._lost_broker()  # they wake again by themselves
         return len(ids)
 
-    def _receipts(self) -> int:
-        if time.monotonic() < self._receipts_at:
+    def _settle(self, due: Due) -> int:
+        if not due.receipts or time.monotonic() < self._receipts_at:
             return 0
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT EXISTS (SELECT 1 FROM notifications_receiptinbox WHERE wake_at <= now())")
-            if not cursor.fetchone()[0]:
-                return 0
         self._receipts_at = time.monotonic() + RECEIPTS_EVERY_S
         try:
             ringing.publish_receipts()
@@ -366,16 +321,6 @@ def _in_turns(rows: Sequence[tuple[UUID, int]]) -> list[UUID]:
     for id, client_id in rows:
         by_client[client_id].append(id)
     return [id for id in chain.from_iterable(zip_longest(*by_client.values())) if id is not None]
-
-
-def _queues_with_rows() -> list[str]:
-    pairs = [channel_and_lane(queue) for queue in DELIVERY_QUEUES]
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _LANES_WITH_ROWS, {"channels": texts(c for c, _ in pairs), "lanes": texts(str(lane) for _, lane in pairs)}
-        )
-        found = {queue_for(*row) for row in cursor.fetchall()}
-    return [queue for queue in DELIVERY_QUEUES if queue in found]  # critical first, by their order
 
 
 def _wake(ids: Sequence[UUID]) -> None:

@@ -2,6 +2,9 @@
 
 A web process rings from a thread of its own. The request does not wait for the broker, whatever state that is
 in, and what is accepted while one publish is under way goes out with the next: tasks grow with the load.
+
+A queue that has tasks waiting is not rung again: a task takes what else its lane holds, and one that has not begun
+will find what was committed before. So under load there are as many tasks as the workers can begin, and no more.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from celery import current_app
 from django.db import connection
 
 from apps.notifications.metrics import RINGS
-from notifier.queues import ALL_QUEUES, CORE, RECEIPTS, queue_for
+from notifier.message import Lane
+from notifier.queues import ALL_QUEUES, CORE, RECEIPTS, channel_and_lane, queue_for
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +32,7 @@ MOST_WAITING = 10_000  # ids held for the thread; past this the relay has them
 CANARY_LIVES_S = 60
 RECEIPTS_RING_S = 30  # rung each second while something is due: old rings of a queue that stood still say nothing new
 MOST_NAMED = 10  # request ids that a task carries for its log lines
+ENOUGH_TASKS = 2  # waiting on a queue: one may be a canary
 HEALTH_FRESH_S = 1.5  # how old the relay's word on the broker may be
 
 
@@ -36,6 +41,15 @@ def publish_deliveries(queue: str, ids: Sequence[UUID], *, alone: bool = False) 
     for start in range(0, len(ids), MOST_IDS):
         part = [str(id) for id in ids[start : start + MOST_IDS]]
         _send("deliver", [queue, part, alone], queue)
+
+
+def has_tasks(queue: str) -> bool:
+    """Whether enough tasks wait on the queue that one of them has yet to begin. Raises when the broker is away.
+
+    Should it be wrong (canaries alone, workers that stop), the relay rings two seconds later.
+    """
+    with current_app.producer_or_acquire() as producer:
+        return bool(producer.channel.client.llen(queue) >= ENOUGH_TASKS)
 
 
 def publish_expansions(ids: Iterable[UUID]) -> None:
@@ -117,11 +131,14 @@ class Ringer:
         for ring in rings:
             by_queue.setdefault(ring.queue, []).append(ring)
         for queue, those in by_queue.items():
+            if channel_and_lane(queue)[1] != Lane.CRITICAL and has_tasks(queue):
+                RINGS.labels("spared").inc(len(those))
+                continue
             requests = list(dict.fromkeys(ring.request_id for ring in those if ring.request_id))
             # The log lines of the task that is rung name them: a busy moment's many requests share one task.
             with structlog.contextvars.bound_contextvars(request_id=",".join(requests[:MOST_NAMED])):
                 publish_deliveries(queue, [ring.id for ring in those])
-        RINGS.labels("rung").inc(len(rings))
+            RINGS.labels("rung").inc(len(those))
 
     def _wait_for_broker(self) -> None:
         """Ring nothing until the relay, which probes the broker, says that it is back."""

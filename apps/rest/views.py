@@ -12,6 +12,7 @@ from rest_framework.views import APIView
 
 from apps.rest.body import BODY_LIMIT, raw_body
 from apps.rest.parsing import parse_json
+from apps.rest.problems import Problem
 from apps.rest.schema import ViewSchema
 from apps.rest.validation import Field, Shape, parse_body
 
@@ -42,6 +43,8 @@ class ClientView(APIView):
     `answers`: JSON Schema of the answers by method and status, for the OpenAPI file.
     `undocumented`: methods that the OpenAPI file leaves out.
     `upfront_recipients`: recipients that each request spends together with itself, in one round trip.
+    `spends_with_body`: methods that call `self.spend` themselves, once their body says for how many; what is refused
+    before that is counted as a request all the same.
     """
 
     scope: ClassVar[str | dict[str, str]]
@@ -52,6 +55,7 @@ class ClientView(APIView):
     undocumented: ClassVar[tuple[str, ...]] = ()
     body_limit: ClassVar[int] = BODY_LIMIT
     upfront_recipients: ClassVar[int] = 0
+    spends_with_body: ClassVar[tuple[str, ...]] = ()
 
     http_method_names = ["get", "post", "put", "delete", "head"]
     schema = ViewSchema()
@@ -60,6 +64,8 @@ class ClientView(APIView):
 
     def perform_authentication(self, request: Request) -> None:
         super().perform_authentication(request)
+        if request.method in self.spends_with_body:
+            return
         # Before the scope is looked at: refused requests count too, and every answer tells what is left.
         self.spend(requests=1, recipients=self.upfront_recipients if request.method == "POST" else 0)
 
@@ -67,6 +73,14 @@ class ClientView(APIView):
         super().initial(request, *args, **kwargs)
         method = "GET" if request.method == "HEAD" else str(request.method)
         self.query = self.queries.get(method, NO_QUERY).parse_query(request.query_params.lists())
+
+    def handle_exception(self, exc: Exception) -> Response:
+        if not self._limits and self.request.method in self.spends_with_body and self.request.auth is not None:
+            try:
+                self.spend(requests=1)
+            except Problem as refused:
+                exc = refused
+        return super().handle_exception(exc)
 
     @property
     def caller(self) -> Any:

@@ -110,12 +110,12 @@ class Clock:
         return time.process_time() * 1e3 + backend_ns / 1e6
 
 
-def cycle(clock: Clock, relay: Relay, cache: claims.AskedCache) -> int:
+def cycle(clock: Clock, relay: Relay) -> int:
     """One round: the relay picks and rings, half of that is claimed by id, as much topped up, and all recorded."""
     picked, _ = clock.time("pick", lambda: relay._pick(QUEUE))
     ids = [row.id for row in picked][:TAKEN]
-    taken = clock.time("claim", lambda: claims.claim(ids, lease_s=LEASE_S, alone=False, cache=cache))
-    more = clock.time("top_up", lambda: claims.top_up(CHANNEL, LANE, TAKEN, lease_s=LEASE_S, cache=cache))
+    taken = clock.time("claim", lambda: claims.claim(ids, lease_s=LEASE_S, alone=False))
+    more = clock.time("top_up", lambda: claims.top_up(CHANNEL, LANE, TAKEN, lease_s=LEASE_S))
     assert len(taken) == len(more) == TAKEN
     results = [sent(claimed) for claimed in (*taken, *more)]
     for start in range(0, len(results), records.BATCH):
@@ -143,7 +143,7 @@ def held_snapshot() -> Iterator[None]:
 
 
 def main(*, quick: bool) -> None:
-    relay, cache = Relay(), claims.AskedCache()
+    relay = Relay()
     found: dict[str, dict[str, float]] = {}
     rounds = 5 if quick else 15
     base_ms = int(time.time() * 1000) - 60_000
@@ -153,14 +153,14 @@ def main(*, quick: bool) -> None:
         fill(missing // 100, base_ms)
         base_ms += missing // 100 + 1
         clock = Clock()
-        cycle(Clock(), relay, cache)  # the first one reads catalogues and templates
-        done = sum(cycle(clock, relay, cache) for _ in range(rounds))
+        cycle(Clock(), relay)  # the first one reads catalogues and templates
+        done = sum(cycle(clock, relay) for _ in range(rounds))
         there += missing // 100 * 100 - done - 2 * TAKEN
         found["1000000" if waiting > 100_000 else str(waiting)] = clock.medians()
     with held_snapshot():
         clock, moved = Clock(), 0
         while moved < (20_000 if quick else 150_000):
-            moved += cycle(clock, relay, cache)
+            moved += cycle(clock, relay)
         found["held"] = clock.medians(last=10)
     json.dump(found, sys.stdout)
 

@@ -358,7 +358,7 @@ def test_nothing_that_may_happen_breaks_what_always_holds(monkeypatch: pytest.Mo
     for name in ("publish_deliveries", "publish_expansions", "publish_receipts", "publish_canaries"):
         monkeypatch.setattr(ringing, name, lambda *_, **__: None)  # no worker listens here: the model is the worker
     # The tests' database was started a moment ago; a real one has been up for longer than its leases.
-    monkeypatch.setattr(relays, "_PICK", relays._PICK.replace("pg_postmaster_start_time()", "'-infinity'::timestamptz"))
+    monkeypatch.setattr(relays, "RESTART_GRACE_S", 0.0)
     forget_callers()
     World.make(Mode.LIVE)
     seen.clear()

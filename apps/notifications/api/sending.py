@@ -67,6 +67,7 @@ class Send(ClientView):
     scope: ClassVar[str | dict[str, str]] = {"POST": "send"}
     bodies: ClassVar[dict[str, Field]] = {"POST": shapes.NOTIFICATION}
     request_headers: ClassVar[dict[str, Shape]] = {"POST": _key_header()}
+    spends_with_body: ClassVar[tuple[str, ...]] = ("POST",)
     answers: ClassVar[dict[str, dict[int, dict[str, Any] | None]]] = {
         "POST": {202: shown.ACCEPTED_OUT, 200: shown.ACCEPTED_OUT}
     }
@@ -75,7 +76,7 @@ class Send(ClientView):
         """Accept one notification of up to 100 recipients. 202: it is committed and will reach an end state."""
         body, raw = self.body(), self.document()
         key = request_key(request, raw)
-        self.spend(recipients=len(body["to"]))
+        self.spend(requests=1, recipients=len(body["to"]))
         answer = accept(caller_of(request), body, raw=raw, key=key, request_id=getattr(request, "request_id", ""))
         return answered(answer)
 
@@ -86,6 +87,7 @@ class SendBatch(ClientView):
     request_headers: ClassVar[dict[str, Shape]] = {"POST": _key_header(required=True)}
     answers: ClassVar[dict[str, dict[int, dict[str, Any] | None]]] = {"POST": {202: shown.BATCH_OUT}}
     body_limit = BULK_BODY_LIMIT
+    spends_with_body: ClassVar[tuple[str, ...]] = ("POST",)
 
     def post(self, request: Request) -> Response:
         """Accept up to 1,000 notifications, each for itself; the answer says what became of each, in order."""
@@ -99,7 +101,7 @@ class SendBatch(ClientView):
             detail = f"at most {shapes.MOST_BATCH_RECIPIENTS} recipients in all, this has {recipients}"
             errors.add((None, "items"), FieldCode.TOO_MANY, detail)
             errors.raise_if_any()
-        self.spend(recipients=recipients)
+        self.spend(requests=1, recipients=recipients)
         answer = accept_batch(caller_of(request), items, key=key, request_id=getattr(request, "request_id", ""))
         return answered(answer)
 

@@ -1,6 +1,7 @@
 """Accepting: keys taken, template frozen, everything needed to finish the work committed. Then 202.
 
-One transaction and a fixed number of statements, for one recipient as for a hundred.
+Two statements, for one recipient as for a hundred: who they are, and one that writes it all (sql/accept_1.sql). Only
+a request whose keys are taken already costs more.
 """
 
 from __future__ import annotations
@@ -16,11 +17,22 @@ from django.db import connection, transaction
 
 from apps.clients.callers import Caller
 from apps.notifications import ringing
-from apps.notifications.arrays import jsons, plain, texts
 from apps.notifications.metrics import ACCEPTED, DUPLICATES
 from apps.notifications.services.checks import Checked, check
-from apps.notifications.services.keys import Answer, EventClaim, RequestKey, change_answer, take_events, take_request
-from apps.notifications.services.layout import Entry, Outline, lay_out
+from apps.notifications.services.keys import (
+    WAIT_MS,
+    Answer,
+    EventClaim,
+    RequestKey,
+    change_answer,
+    event_row,
+    find_events,
+    key_row,
+    take_events,
+    take_request,
+    waiting,
+)
+from apps.notifications.services.layout import Entry, Outline, document, encoded, plan, queued
 from apps.rest.problems import Problem
 from apps.rest.validation import Errors
 from notifier.ids import uuid7
@@ -54,21 +66,64 @@ def accept(caller: Caller, body: Mapping[str, Any], *, raw: Any, key: RequestKey
     assert checked is not None  # noqa: S101 - no errors, so there is one
     accepted = _named(caller, checked, raw)
     answer = Answer(202, shown(accepted, caller.mode), _url(accepted.id))
+    queued = _write(caller, accepted, key, answer, request_id)
+    if queued is None:
+        earlier = _known(accepted, key, answer)
+        if earlier:
+            return earlier
+        # Whoever had the key has let go of it since, unfinished: now it is free, or taken by the next.
+        queued = _write(caller, accepted, key, answer, request_id)
+        if queued is None:
+            raise Problem("request-in-progress", retry_after_s=1)
+    if _rings_itself(accepted):
+        transaction.on_commit(lambda: ringing.ring(queued, checked.lane), robust=True)
+    ACCEPTED.labels(caller.mode.value, checked.lane).inc()
+    return answer
+
+
+def _write(
+    caller: Caller, accepted: Accepted, key: RequestKey | None, answer: Answer, request_id: str
+) -> list[tuple[UUID, str]] | None:
+    """Commit the request with all that belongs to it: (id, channel) of what is to be sent. None: a key is taken."""
+    is_laid_out = accepted.checked.due_at - accepted.created_at <= LAID_OUT_AHEAD
+    layout = None
+    if is_laid_out:
+        outlines = [outline_of(caller, accepted)]
+        entries = [Entry(0, number, value) for number, value in enumerate(accepted.checked.recipients)]
+        wake_in_s = RUNG_BY_RELAY_IN_S if _rings_itself(accepted) else 0.0
+        layout = document(outlines, plan(outlines, entries), wake_in_s=wake_in_s)
+    written = encoded(
+        {
+            "wait_ms": str(WAIT_MS),
+            "key": key_row(key, answer) if key else None,
+            "event": event_row(accepted.event) if accepted.event else None,
+            "notification": _row(caller, accepted, request_id, at_once=is_laid_out),
+            "layout": layout,
+        }
+    )
+    with connection.cursor() as cursor, waiting():
+        cursor.execute("SELECT notifications_accept_1(%s)", [written])
+        told = cursor.fetchone()[0]
+    return None if told is None else queued(told)
+
+
+def _known(accepted: Accepted, key: RequestKey | None, answer: Answer) -> Answer | None:
+    """The answer that was given for a key that is taken; None: it is free again.
+
+    Raises Problem: idempotency-key-reused, event-id-reused, request-in-progress.
+    """
     with transaction.atomic():
         if key and (earlier := take_request(key, answer)):
             DUPLICATES.labels("idempotency_key").inc()
             return earlier
-        if accepted.event and (taken := take_events([(accepted.event, accepted.id)])):
+        if accepted.event and (taken := find_events([accepted.event.id])):
             answer = _duplicate(accepted.event, taken[accepted.event.id])
             DUPLICATES.labels("event_id").inc()
             if key:
                 change_answer(key, answer)
             return answer
-        queued = _insert(caller, [accepted], request_id, at_once=checked.due_at - accepted.created_at <= LAID_OUT_AHEAD)
-        if _rings_itself(accepted):
-            transaction.on_commit(lambda: ringing.ring(queued, checked.lane), robust=True)
-    ACCEPTED.labels(caller.mode.value, checked.lane).inc()
-    return answer
+        transaction.set_rollback(True)  # the key is not ours by this
+        return None
 
 
 def accept_batch(
@@ -123,7 +178,7 @@ def accept_batch(
             for index, _ in same:
                 results[index] |= _as_duplicate(original) if fingerprint == event.fingerprint else _as_reused(original)
         if fresh:
-            _insert(caller, fresh, request_id, at_once=False)
+            _insert(caller, fresh, request_id)
         counts = {word: sum(r["result"] == word for r in results) for word in ("accepted", "duplicate", "rejected")}
         answer = Answer(202, {**counts, "results": results})
         change_answer(key, answer)
@@ -223,68 +278,58 @@ def _rings_itself(accepted: Accepted) -> bool:
 
 _INSERT = """
 WITH v AS MATERIALIZED (
-  SELECT * FROM unnest(%(id)s::uuid[], %(event_id)s::text[], %(reference)s::text[], %(version)s::bigint[],
-    %(category)s::bigint[], %(lane)s::text[], %(channels)s::jsonb[], %(recipients)s::int[], %(due)s::timestamptz[],
-    %(expires)s::timestamptz[], %(metadata)s::jsonb[], %(status)s::text[], %(created)s::timestamptz[], %(to)s::jsonb[],
-    %(data)s::jsonb[], %(options)s::jsonb[], %(inline)s::jsonb[], %(later)s::timestamptz[])
-  AS v(id, event_id, reference, version, category, lane, channels, recipients, due, expires, metadata, status, created,
-       asked, data, options, inline, later)
+  SELECT * FROM jsonb_to_recordset(%(rows)s) AS v(
+    id uuid, client int, mode text, event_id text, reference text, version bigint, category bigint, lane text,
+    channels jsonb, recipients int, due timestamptz, expires timestamptz, metadata jsonb, request_id text, status text,
+    created timestamptz, asked jsonb, data jsonb, options jsonb, inline jsonb, later timestamptz)
 ), c AS (
   INSERT INTO notifications_content (id, recipients, data, options, inline)
-  SELECT id, asked, data, options, inline FROM v
+  SELECT id, asked, data, options, nullif(inline, 'null') FROM v
 ), e AS (
   INSERT INTO notifications_expansion (id, client_id, due_at, wake_at, position)
-  SELECT id, %(client)s, coalesce(later, now()), coalesce(later, now()), 0 FROM v WHERE NOT %(at_once)s
+  SELECT id, client, coalesce(later, now()), coalesce(later, now()), 0 FROM v
 )
 INSERT INTO notifications_notification (id, client_id, mode, event_id, reference, template_version_id, category_id,
   lane, channels, recipients, due_at, expires_at, metadata, request_id, status, created_at)
-SELECT id, %(client)s, %(mode)s, event_id, reference, version, category, lane, channels, recipients, due, expires,
-       metadata, %(request_id)s, status, created FROM v
+SELECT id, client, mode, event_id, reference, version, category, lane, channels, recipients, due, expires,
+       metadata, request_id, status, created FROM v
 """
 
 
-def _insert(caller: Caller, accepted: Sequence[Accepted], request_id: str, *, at_once: bool) -> list[tuple[UUID, str]]:
-    """Write the notifications; with `at_once` also their deliveries: (id, channel) of those to be sent."""
-    rows = [(a, a.checked) for a in accepted]
-    status = "in_progress" if at_once else "accepted"
+def _insert(caller: Caller, accepted: Sequence[Accepted], request_id: str) -> None:
+    """Write the notifications of a batch, for the workers to lay out."""
+    rows = [_row(caller, each, request_id, at_once=False) for each in accepted]
     with connection.cursor() as cursor:
-        cursor.execute(
-            _INSERT,
-            {
-                "client": caller.client_id,
-                "mode": caller.mode.value,
-                "request_id": request_id,
-                "at_once": at_once,
-                "id": plain(a.id for a, _ in rows),
-                "event_id": texts(c.event_id for _, c in rows),
-                "reference": texts(c.reference for _, c in rows),
-                "version": plain(c.template_version_id for _, c in rows),
-                "category": plain(c.category.pk for _, c in rows),
-                "lane": texts(c.lane for _, c in rows),
-                "channels": jsons(c.channels for _, c in rows),
-                "recipients": plain(len(c.recipients) for _, c in rows),
-                "due": texts(c.due_at.isoformat() for _, c in rows),
-                "expires": texts(c.expires_at.isoformat() for _, c in rows),
-                "metadata": jsons(c.metadata for _, c in rows),
-                "status": texts("scheduled" if c.due_at - a.created_at > LAID_OUT_AHEAD else status for a, c in rows),
-                "created": texts(a.created_at.isoformat() for a, _ in rows),
-                "to": jsons(c.recipients for _, c in rows),
-                "data": jsons(c.data for _, c in rows),
-                "options": jsons(c.options for _, c in rows),
-                "inline": jsons(c.inline for _, c in rows),
-                "later": texts(c.due_at.isoformat() if c.due_at > c.at else None for _, c in rows),
-            },
-        )
-    if not at_once:
-        return []
-    outlines = [outline_of(caller, a) for a in accepted]
-    entries = [
-        Entry(position, number, value)
-        for position, (_, c) in enumerate(rows)
-        for number, value in enumerate(c.recipients)
-    ]
-    wake_in_s = RUNG_BY_RELAY_IN_S if _rings_itself(accepted[0]) else 0.0
-    return lay_out(outlines, entries, wake_in_s=wake_in_s)
+        cursor.execute(_INSERT, {"rows": encoded(rows)})
+
+
+def _row(caller: Caller, accepted: Accepted, request_id: str, *, at_once: bool) -> dict[str, Any]:
+    """A notification and its content, as sql/accept_1.sql and `_INSERT` read them."""
+    checked = accepted.checked
+    status = "in_progress" if at_once else "accepted"
+    return {
+        "id": accepted.id,
+        "client": caller.client_id,
+        "mode": caller.mode,
+        "event_id": checked.event_id,
+        "reference": checked.reference,
+        "version": checked.template_version_id,
+        "category": checked.category.pk,
+        "lane": checked.lane,
+        "channels": checked.channels,
+        "recipients": len(checked.recipients),
+        "due": checked.due_at,
+        "expires": checked.expires_at,
+        "metadata": checked.metadata,
+        "request_id": request_id,
+        "status": "scheduled" if checked.due_at - accepted.created_at > LAID_OUT_AHEAD else status,
+        "created": accepted.created_at,
+        "asked": checked.recipients,
+        "data": checked.data,
+        "options": checked.options,
+        "inline": checked.inline,
+        "later": checked.due_at if checked.due_at > checked.at else None,
+    }
 
 
 def outline_of(caller: Caller, accepted: Accepted) -> Outline:

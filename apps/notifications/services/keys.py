@@ -18,7 +18,7 @@ from django.db import OperationalError, connection
 from apps.notifications.arrays import plain
 from apps.rest.problems import Problem
 
-WAIT_S = 2.0
+WAIT_MS = 2000
 _LOCK_NOT_AVAILABLE = "55P03"
 _SAID_BY_AN_EVENT = ("template", "content", "to", "data", "category", "channels")
 
@@ -84,11 +84,11 @@ def take_request(key: RequestKey, answer: Answer) -> Answer | None:
     First statement of the transaction. Raises Problem: request-in-progress when the first one is still at it,
     idempotency-key-reused when that said something else.
     """
-    with connection.cursor() as cursor, _waiting():
+    with connection.cursor() as cursor, waiting():
         cursor.execute(
             _TAKE_REQUEST,
             {
-                "wait": int(WAIT_S * 1000),
+                "wait": WAIT_MS,
                 "id": str(key.id),
                 "fingerprint": str(key.fingerprint),
                 "status": answer.status,
@@ -106,6 +106,22 @@ def take_request(key: RequestKey, answer: Answer) -> Answer | None:
     if fingerprint != key.fingerprint:
         raise Problem("idempotency-key-reused")
     return Answer(status, json.loads(body), location, is_replay=True)
+
+
+def key_row(key: RequestKey, answer: Answer) -> dict[str, Any]:
+    """What sql/accept_1.sql takes the key by."""
+    return {
+        "id": key.id,
+        "fingerprint": key.fingerprint,
+        "status": answer.status,
+        "answer": json.dumps(answer.body),
+        "location": answer.location,
+    }
+
+
+def event_row(event: EventClaim) -> dict[str, Any]:
+    """What sql/accept_1.sql takes the event by."""
+    return {"id": event.id, "fingerprint": event.fingerprint}
 
 
 def change_answer(key: RequestKey, answer: Answer) -> None:
@@ -132,23 +148,27 @@ def take_events(events: Sequence[tuple[EventClaim, UUID]]) -> dict[UUID, tuple[U
     """Take (event, notification) pairs, each event once; returns what was taken before: event -> (fingerprint,
     notification). In id order, so that two requests never wait for each other. Raises Problem request-in-progress.
     """
-    with connection.cursor() as cursor, _waiting():
+    with connection.cursor() as cursor, waiting():
         cursor.execute(
             _TAKE_EVENTS,
             {
-                "wait": int(WAIT_S * 1000),
+                "wait": WAIT_MS,
                 "ids": plain(event.id for event, _ in events),
                 "fingerprints": plain(event.fingerprint for event, _ in events),
                 "notifications": plain(notification for _, notification in events),
             },
         )
         mine = {row[0] for row in cursor.fetchall()}
-        others = [event.id for event, _ in events if event.id not in mine]
-        if not others:
-            return {}
+    others = [event.id for event, _ in events if event.id not in mine]
+    return find_events(others) if others else {}
+
+
+def find_events(ids: Sequence[UUID]) -> dict[UUID, tuple[UUID, UUID]]:
+    """Those of the events that are taken: event -> (fingerprint, notification)."""
+    with connection.cursor() as cursor:
         cursor.execute(
             "SELECT id, fingerprint, notification_id FROM notifications_eventkey WHERE id = ANY (%s::uuid[])",
-            [plain(others)],
+            [plain(ids)],
         )
         return {id: (fingerprint, notification) for id, fingerprint, notification in cursor.fetchall()}
 
@@ -164,7 +184,7 @@ def find_event(client_id: int, mode: str, event_id: str) -> UUID | None:
     return row[0] if row else None
 
 
-class _waiting:
+class waiting:
     """A lock that did not come in time is an answer, not an error."""
 
     def __enter__(self) -> None:

@@ -13,9 +13,10 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from django.db import connection
 
-from apps.notifications.arrays import jsons, plain, texts
+from apps.notifications.arrays import plain, texts
 from apps.people.models import Category
 from notifier.ids import delivery_id
 from notifier.ledger import Stop
@@ -113,7 +114,7 @@ def category_by_key(key: str) -> Category | None:
 def lay_out(outlines: Sequence[Outline], entries: Sequence[Entry], *, wake_in_s: float = 0.0) -> list[tuple[UUID, str]]:
     """Insert the deliveries of `entries`; returns (id, channel) of those that are to be sent, new ones only.
 
-    Two reads and one write, whatever the number of entries. `wake_in_s`: the relay leaves them alone so long,
+    One read and one write, whatever the number of entries. `wake_in_s`: the relay leaves them alone so long,
     because the caller rings them itself. Inside the caller's transaction.
     """
     rows = plan(outlines, entries)
@@ -272,7 +273,8 @@ class People:
         channels = {channel for outline in outlines for channel in outline.channels}
         with connection.cursor() as cursor:
             cursor.execute(
-                _PEOPLE,
+                "SELECT notifications_people_1(%(ids)s, %(addresses)s, %(devices)s, %(categories)s, "
+                "%(wants_addresses)s, %(wants_push)s)::text",
                 {
                     "ids": texts(sorted({e.value["user_id"] for e in entries if "user_id" in e.value})),
                     "addresses": plain({e.value["hash"] for e in entries if "email" in e.value or "phone" in e.value}),
@@ -282,24 +284,31 @@ class People:
                     "wants_addresses": bool(channels - {Channel.PUSH}) or any("device" not in e.value for e in entries),
                 },
             )
-            for row in cursor.fetchall():
-                found._add(row)
-            hashes = {UUID(e.value["hash"]) for e in entries if "hash" in e.value} | set(found.by_hash)
-            if hashes:
-                cursor.execute(_SUPPRESSIONS, {"hashes": plain(hashes)})
-                for hashed, channel, category_id, reason, since in cursor.fetchall():
-                    found._suppressed.setdefault((hashed, channel), []).append((category_id, reason, since))
+            answer = _found.decode(cursor.fetchone()[0])
+        for row in answer.people:
+            found._add(*row)
+        for hashed, channel, category_id, reason, since in answer.suppressed:
+            found._suppressed.setdefault((hashed, channel), []).append((category_id, reason, since))
         return found
 
-    def _add(self, row: tuple[Any, ...]) -> None:
-        id, external_id, locale, is_opted_out, is_erased, addresses, devices, choices = row
+    def _add(
+        self,
+        id: int,
+        external_id: str,
+        locale: str,
+        is_opted_out: bool,
+        is_erased: bool,
+        addresses: Sequence[tuple[str, UUID, UUID, str, bool, bool]] | None,
+        devices: Sequence[tuple[UUID, UUID, str, bool, str, str]] | None,
+        choices: Sequence[tuple[int, str, bool]] | None,
+    ) -> None:
         person = Person(id, external_id, locale, is_opted_out, is_erased)
         for channel, address_id, hashed, status, is_sandbox, is_primary in addresses or ():
-            place = Place(UUID(address_id), UUID(hashed), status, is_sandbox, is_primary=is_primary)
+            place = Place(address_id, hashed, status, is_sandbox, is_primary=is_primary)
             person.addresses.setdefault(channel, []).append(place)
             self.by_hash.setdefault(place.hash, []).append(person)
         for device_id, hashed, status, is_sandbox, platform, device_locale in devices or ():
-            place = Place(UUID(device_id), UUID(hashed), status, is_sandbox, platform, locale=device_locale)
+            place = Place(device_id, hashed, status, is_sandbox, platform, locale=device_locale)
             person.devices.append(place)
             self.by_hash.setdefault(place.hash, []).append(person)
         for category_id, channel, is_on in choices or ():
@@ -314,106 +323,83 @@ class People:
         return "", ""
 
 
-_PEOPLE = """
-SELECT u.id, u.external_id, u.locale, u.is_opted_out, u.erased_at IS NOT NULL,
-       CASE WHEN %(wants_addresses)s THEN (
-         SELECT json_agg(json_build_array(a.channel, a.id, a.value_hash, a.status, a.is_sandbox, a.is_primary))
-           FROM people_address a WHERE a.user_id = u.id) END,
-       CASE WHEN %(wants_push)s THEN (
-         SELECT json_agg(json_build_array(v.id, v.token_hash, v.status, v.is_sandbox, v.platform, v.locale))
-           FROM people_device v WHERE v.user_id = u.id) END,
-       (SELECT json_agg(json_build_array(f.category_id, f.channel, f.is_on))
-          FROM people_preference f WHERE f.user_id = u.id AND f.category_id = ANY (%(categories)s::bigint[]))
-  FROM people_user u
- WHERE u.id IN (
-   SELECT x.id FROM people_user x WHERE x.external_id = ANY (%(ids)s::text[])
-   UNION SELECT a.user_id FROM people_address a WHERE a.value_hash = ANY (%(addresses)s::uuid[])
-   UNION SELECT v.user_id FROM people_device v WHERE v.token_hash = ANY (%(devices)s::uuid[]))
-"""
+class _Found(msgspec.Struct, frozen=True):
+    """The answer of sql/people_1.sql."""
 
-_SUPPRESSIONS = """
-SELECT address_hash, channel, category_id, reason, to_char(created_at, 'YYYY-MM-DD') FROM people_suppression
- WHERE address_hash = ANY (%(hashes)s::uuid[]) AND (expires_at IS NULL OR expires_at > now())
-"""
+    people: list[
+        tuple[
+            int,
+            str,
+            str,
+            bool,
+            bool,
+            list[tuple[str, UUID, UUID, str, bool, bool]] | None,
+            list[tuple[UUID, UUID, str, bool, str, str]] | None,
+            list[tuple[int, str, bool]] | None,
+        ]
+    ]
+    suppressed: list[tuple[UUID, str, int | None, str, str]]
 
-_INSERT = """
-WITH o AS MATERIALIZED (
-  SELECT * FROM unnest(%(o_no)s::int[], %(o_id)s::uuid[], %(o_client)s::int[], %(o_mode)s::text[],
-    %(o_category)s::bigint[], %(o_campaign)s::uuid[], %(o_version)s::int[], %(o_lane)s::text[],
-    %(o_due)s::timestamptz[], %(o_expires)s::timestamptz[])
-  AS o(no, id, client, mode, category, campaign, version, lane, due, expires)
-), v AS MATERIALIZED (
-  SELECT * FROM unnest(%(id)s::uuid[], %(outline)s::int[], %(user)s::bigint[], %(number)s::int[], %(channel)s::text[],
-    %(platform)s::text[], %(address)s::uuid[], %(device)s::uuid[], %(hash)s::uuid[], %(locale)s::text[],
-    %(state)s::text[], %(reason)s::text[], %(detail)s::text[], %(gate)s::text[], %(seen)s::jsonb[])
-  AS v(id, outline, user_id, number, channel, platform, address, device, hash, locale, state, reason, detail, gate,
-       seen)
-), n AS (
-  INSERT INTO notifications_delivery (
-    id, notification_id, client_id, mode, category_id, campaign_id, user_id, recipient_no, channel, platform,
-    address_id, device_id, address_hash, locale, lane, state, reason, detail, stopped_by, seen, claim_no, expires_at,
-    ended_at)
-  SELECT v.id, o.id, o.client, o.mode, o.category, o.campaign, v.user_id, v.number, v.channel, v.platform,
-         v.address, v.device, v.hash, v.locale, o.lane, v.state, v.reason, v.detail, v.gate, v.seen, 0, o.expires,
-         CASE WHEN v.state <> 'queued' THEN now() END
-    FROM v JOIN o ON o.no = v.outline ORDER BY v.id
-  ON CONFLICT (id) DO NOTHING
-  RETURNING id, notification_id, channel, lane, client_id, state
-), p AS (
-  INSERT INTO notifications_pending (id, channel, lane, client_id, wake_at, due_at, waiting, claim_no, tries, crashes)
-  SELECT n.id, n.channel, n.lane, n.client_id,
-         greatest(coalesce(o.due, now()), now()) + %(wake_in)s * interval '1 second', coalesce(o.due, now()),
-         CASE WHEN o.due > now() THEN 'scheduled' ELSE '' END, 0, 0, 0
-    FROM n JOIN o ON o.id = n.notification_id WHERE n.state = 'queued'
-), t AS (
-  INSERT INTO notifications_tally (hour, client_id, mode, channel, lane, category_id, template_version_id,
-                                   campaign_id, account_id, from_state, to_state, n)
-  SELECT date_trunc('hour', now()), o.client, o.mode, n.channel, o.lane, o.category, o.version, o.campaign, NULL,
-         '', n.state, count(*)
-    FROM n JOIN o ON o.id = n.notification_id
-   GROUP BY o.client, o.mode, n.channel, o.lane, o.category, o.version, o.campaign, n.state
-)
-SELECT id, channel FROM n WHERE state = 'queued'
-"""
+
+_found = msgspec.json.Decoder(_Found)
 
 
 def insert(outlines: Sequence[Outline], rows: Sequence[Row], *, wake_in_s: float) -> list[tuple[UUID, str]]:
     """Write planned rows in one statement; returns the new ones that are to be sent."""
     with connection.cursor() as cursor:
-        cursor.execute(_INSERT, {**_outline_values(outlines), **_row_values(rows), "wake_in": wake_in_s})
-        return list(cursor.fetchall())
+        cursor.execute("SELECT notifications_lay_out_1(%s)", [encoded(document(outlines, rows, wake_in_s=wake_in_s))])
+        return queued(cursor.fetchone()[0])
 
 
-def _outline_values(outlines: Sequence[Outline]) -> dict[str, str]:
+def document(outlines: Sequence[Outline], rows: Sequence[Row], *, wake_in_s: float) -> dict[str, Any]:
+    """What sql/lay_out_1.sql reads."""
     return {
-        "o_no": plain(range(len(outlines))),
-        "o_id": plain(o.id for o in outlines),
-        "o_client": plain(o.client_id for o in outlines),
-        "o_mode": texts(o.mode for o in outlines),
-        "o_category": plain(o.category.pk for o in outlines),
-        "o_campaign": plain(o.campaign_id for o in outlines),
-        "o_version": plain(o.template_version_id for o in outlines),
-        "o_lane": texts(o.lane for o in outlines),
-        "o_due": texts(o.due_at.isoformat() if o.due_at else None for o in outlines),
-        "o_expires": texts(o.expires_at.isoformat() for o in outlines),
+        "wake_in": wake_in_s,
+        "outlines": [
+            {
+                "no": number,
+                "id": o.id,
+                "client": o.client_id,
+                "mode": o.mode,
+                "category": o.category.pk,
+                "campaign": o.campaign_id,
+                "version": o.template_version_id,
+                "lane": o.lane,
+                "due": o.due_at,
+                "expires": o.expires_at,
+            }
+            for number, o in enumerate(outlines)
+        ],
+        "rows": [
+            {
+                "id": r.id,
+                "outline": r.outline,
+                "user_id": r.user_id,
+                "number": r.recipient_no,
+                "channel": r.channel,
+                "platform": r.platform,
+                "address": r.address_id,
+                "device": r.device_id,
+                "hash": r.address_hash,
+                "locale": r.locale,
+                "state": r.stop.state if r.stop else State.QUEUED,
+                "reason": r.stop.reason if r.stop else "",
+                "detail": r.stop.detail[:500] if r.stop else "",
+                "gate": r.stop.gate if r.stop else "",
+                "seen": r.stop.seen if r.stop else None,
+            }
+            for r in rows
+        ],
     }
 
 
-def _row_values(rows: Sequence[Row]) -> dict[str, str]:
-    return {
-        "id": plain(r.id for r in rows),
-        "outline": plain(r.outline for r in rows),
-        "user": plain(r.user_id for r in rows),
-        "number": plain(r.recipient_no for r in rows),
-        "channel": texts(r.channel for r in rows),
-        "platform": texts(r.platform for r in rows),
-        "address": plain(r.address_id for r in rows),
-        "device": plain(r.device_id for r in rows),
-        "hash": plain(r.address_hash for r in rows),
-        "locale": texts(r.locale for r in rows),
-        "state": texts(r.stop.state if r.stop else State.QUEUED for r in rows),
-        "reason": texts(r.stop.reason if r.stop else "" for r in rows),
-        "detail": texts(r.stop.detail[:500] if r.stop else "" for r in rows),
-        "gate": texts(r.stop.gate if r.stop else "" for r in rows),
-        "seen": jsons(r.stop.seen if r.stop else None for r in rows),
-    }
+def encoded(document: Any) -> str:
+    return msgspec.json.encode(document).decode()
+
+
+_queued = msgspec.json.Decoder(list[tuple[UUID, str]])
+
+
+def queued(answer: str) -> list[tuple[UUID, str]]:
+    """(id, channel) of the deliveries to be sent, from the answer of sql/lay_out_1.sql."""
+    return _queued.decode(answer)

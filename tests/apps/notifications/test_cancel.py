@@ -36,7 +36,7 @@ def look(world: World, id: str) -> tuple[str, dict[str, int]]:
 
 def take() -> list[Claimed]:
     ids = list(Pending.objects.values_list("id", flat=True))
-    return claims.claim(ids, lease_s=60, alone=False, cache=claims.AskedCache())
+    return claims.claim(ids, lease_s=60, alone=False)
 
 
 def record(claimed: Claimed, verdict: Verdict) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connection, transaction
+from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -32,7 +31,7 @@ from tests.apps.rest.callers import forget_callers
 
 def take(ids: Sequence[UUID] | None = None, *, lease_s: float = 60, alone: bool = False) -> list[Claimed]:
     wanted = list(Pending.objects.values_list("id", flat=True)) if ids is None else list(ids)
-    return claims.claim(wanted, lease_s=lease_s, alone=alone, cache=claims.AskedCache())
+    return claims.claim(wanted, lease_s=lease_s, alone=alone)
 
 
 def result(claimed: Claimed, kind: Kind = Kind.ACCEPTED, **outcome: Any) -> Result:
@@ -223,7 +222,7 @@ def test_what_happened_since_the_layout_stops_the_claim(world: World, happens: A
 
 def test_an_opt_out_is_seen_when_rows_that_waited_are_read_again(world: World, email: Claimed) -> None:
     opt_out()
-    [again] = claims.read_again([email], claims.AskedCache())
+    [again] = claims.read_again([email])
     assert again.stop is not None and again.stop.reason == "category_opt_out"
     assert again.claim_no == email.claim_no
 
@@ -285,7 +284,7 @@ def fill(world: World, count: int) -> None:
 
 
 def top_up(limit: int) -> list[Claimed]:
-    return claims.top_up("email", "normal", limit, lease_s=60, cache=claims.AskedCache())
+    return claims.top_up("email", "normal", limit, lease_s=60)
 
 
 def test_a_top_up_takes_what_is_due_rung_or_not(world: World) -> None:
@@ -328,15 +327,25 @@ def test_five_hundred_deliveries_cost_eight_statements_at_most(world: World) -> 
     assert len(statements) / 2 <= 7  # the relay's share comes to it: one for a thousand
 
 
-def test_a_claim_reads_only_the_partitions_of_its_ids(world: World) -> None:
-    world.send("bob", channels=["email"])
-    with CaptureQueriesContext(connection) as captured:
-        take()
-    reads = [q["sql"] for q in captured if "notifications_delivery d" in q["sql"]]
-    assert len(reads) == 1
-    plan = "\n".join(row[0] for row in run("EXPLAIN " + reads[0].replace("%", "%%")))
-    touched = {word for word in plan.split() if re.fullmatch(r"notifications_delivery_p\d+", word)}
-    assert len(touched) == 1, plan
+def test_a_claim_and_a_record_touch_only_the_partitions_of_their_ids(world: World) -> None:
+    for _ in range(3):
+        world.send("bob", channels=["email"])
+    before = scanned()
+    for _ in range(8):  # through the plans of the first calls and those that are kept
+        records.write([result(claimed, Kind.UNAVAILABLE) for claimed in take()])
+        run("UPDATE notifications_pending SET due_at = now()")
+    touched = {name for name, scans in scanned().items() if scans != before[name]}
+    assert len(touched) == 1, touched
+
+
+def scanned() -> dict[str, int]:
+    """How often each partition of Delivery was looked into, in this transaction."""
+    return dict(
+        run(
+            "SELECT relname::text, coalesce(seq_scan, 0) + coalesce(idx_scan, 0) FROM pg_stat_xact_user_tables "
+            "WHERE relname ~ '^notifications_delivery_p[0-9]+$'"
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -361,13 +370,13 @@ def test_what_a_provider_says_is_written_whatever_it_is(email: Claimed, text: st
     assert Delivery.objects.get().state == "failed"
 
 
-def test_a_result_that_cannot_be_written_keeps_no_other_from_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.send("ada")
+def test_a_result_that_cannot_be_written_keeps_no_other_from_it(
+    committed_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed_world.send("ada")
     good, bad, other = take()
     monkeypatch.setattr(records, "storable", lambda text, limit: text)
-    monkeypatch.setattr("django.db.connection.close", lambda: None)  # the test's own transaction lives on it
-    with transaction.atomic():
-        PostgresLedger().record([result(good), result(bad, Kind.REJECTED, detail="a\0b"), result(other)])
+    PostgresLedger().record([result(good), result(bad, Kind.REJECTED, detail="a\0b"), result(other)])
     assert sorted(Delivery.objects.values_list("state", flat=True)) == ["failed", "sent", "sent"]
     assert Delivery.objects.get(pk=bad.delivery_id).detail == ""
 
@@ -391,7 +400,7 @@ def test_many_holds_cost_a_claim_little(world: World) -> None:
     Hold.objects.bulk_create(Hold(scope="notification", subject=str(uuid7()), action="cancel") for _ in range(2000))
     with CaptureQueriesContext(connection) as captured:
         assert len([c for c in top_up(50) if c.stop is None]) == 50
-    assert sum("notifications_hold" in q["sql"] for q in captured) == 1
+    assert len(captured) == 1
 
 
 def test_what_a_dead_worker_may_have_sent_ends_dead_and_not_expired(world: World) -> None:

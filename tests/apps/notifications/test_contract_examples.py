@@ -300,7 +300,7 @@ def send_push_at_the_second_try() -> UUID:
     for kind, said in ((Kind.UNAVAILABLE, ("ServiceUnavailable", 503)), (Kind.ACCEPTED, ("", 200))):
         run("UPDATE notifications_pending SET due_at = now()")
         ids = list(Pending.objects.filter(channel=Channel.PUSH).values_list("id", flat=True))
-        [claimed] = claims.claim(ids, lease_s=60, alone=False, cache=claims.AskedCache())
+        [claimed] = claims.claim(ids, lease_s=60, alone=False)
         outcome = Outcome(kind, code=said[0], http_status=said[1], provider_ref="ref-1" if not said[0] else "")
         at = claimed.expires_at - 3600
         records.write([Result(claimed, judge(claimed, outcome), outcome, account.pk, at, at + 0.1)])

@@ -5,44 +5,54 @@ from __future__ import annotations
 import threading
 import time
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import OperationalError, connection
 
-from apps.notifications import claims
-from tests.apps.notifications.test_claims import take
-from tests.apps.notifications.world import World
+from apps.notifications import relay as relays
+from apps.notifications import ringing
+from apps.notifications.relay import Relay
+from tests.apps.notifications.world import World, deliveries, run
 
 
-def test_rows_of_a_claim_that_was_frozen_before_its_commit_are_free_again(
+def test_rows_of_a_relay_that_was_frozen_before_its_commit_are_rung_by_another(
     committed_world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    committed_world.send("bob", channels=["email"])
-    monkeypatch.setattr(claims, "_CLAIM", claims._CLAIM.replace("'15s'", "'300ms'"))
-    frozen, errors = threading.Event(), []
-    read = claims._read
+    id = committed_world.send("bob", channels=["email"]).json()["id"]
+    run("UPDATE notifications_pending SET wake_at = now()")
+    rung: list[UUID] = []
 
-    def freeze(taken: Any) -> Any:
+    def publish(queue: str, ids: list[UUID], **options: Any) -> None:
+        if threading.current_thread().name != "ringer":  # that of the request: it may be late
+            rung.extend(ids)
+
+    monkeypatch.setattr(ringing, "publish_deliveries", publish)
+    monkeypatch.setattr(relays, "_RING", relays._RING.replace("'15s'", "'300ms'"))
+    frozen, errors = threading.Event(), []
+    give_up_on = relays.give_up_on
+
+    def freeze(lost: Any) -> Any:
         if threading.current_thread() is not threading.main_thread():
             frozen.set()
             time.sleep(1.5)
-        return read(taken)
+        return give_up_on(lost)
 
-    def claim() -> None:
+    def ring() -> None:
         try:
-            take()
+            Relay()._top_up("email.normal")
         except OperationalError as error:
             errors.append(error)
         finally:
             connection.close()
 
-    monkeypatch.setattr(claims, "_read", freeze)
-    other = threading.Thread(target=claim)
+    monkeypatch.setattr(relays, "give_up_on", freeze)
+    other = threading.Thread(target=ring)
     other.start()
     frozen.wait(10)
-    assert take() == [], "they are locked"
+    assert Relay()._top_up("email.normal") == 0, "the queue is locked"
     time.sleep(0.8)
-    [claimed] = take()
-    assert claimed.claim_no == 1, "the claim that was never committed left a trace"
+    assert Relay()._top_up("email.normal") == 1
     other.join()
+    assert rung == [row.id for row in deliveries(id)]
     assert len(errors) == 1

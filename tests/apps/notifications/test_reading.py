@@ -59,7 +59,7 @@ def send(world: World, *to: Any, **fields: Any) -> str:
 
 def take(**options: Any) -> list[Claimed]:
     wanted = list(Pending.objects.values_list("id", flat=True))
-    return claims.claim(wanted, lease_s=60, alone=False, cache=claims.AskedCache(), **options)
+    return claims.claim(wanted, lease_s=60, alone=False, **options)
 
 
 def record(claimed: Claimed, kind: Kind = Kind.ACCEPTED, account: int | None = None, **outcome: Any) -> None:

@@ -1,0 +1,58 @@
+-- What the gates look at, for claimed deliveries (ids in order): {rows: [[...]], asked: [[...]], holds: [[...]]}.
+-- `rows` in the order of `apps.notifications.claims.Read`, `asked` once for each notification.
+CREATE FUNCTION notifications_gates_1(ids uuid[]) RETURNS json LANGUAGE plpgsql
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+  SET enable_mergejoin = off SET jit = off
+AS $$
+DECLARE
+  lo uuid := ids[1];
+  hi uuid := ids[cardinality(ids)];
+  read json;
+  named uuid[];
+  asked json;
+BEGIN
+  SELECT json_agg(json_build_array(
+           d.id, d.notification_id, d.client_id, d.mode, d.category_id, d.campaign_id, d.user_id, d.recipient_no,
+           d.channel, d.address_id, d.device_id, d.locale, d.lane, d.state, d.account_id,
+           extract(epoch FROM d.expires_at)::float8, d.expires_at <= now(),
+           cl.is_active, cl.is_verified, cat.key, cat.is_mandatory, cat.is_on_by_default, cat.on_uncertain,
+           u.id IS NOT NULL, u.erased_at IS NOT NULL, coalesce(u.is_opted_out, others.is_opted_out, false),
+           CASE WHEN d.user_id IS NULL THEN others.is_on ELSE f.is_on END,
+           s.reason, to_char(s.created_at, 'YYYY-MM-DD'),
+           a.value, a.status, a.user_id, a.is_sandbox,
+           v.token, v.status, v.user_id, v.platform, v.provider, v.token_kind, v.app_id, v.apns_environment,
+           v.is_sandbox)),
+         array_agg(DISTINCT d.notification_id)
+    INTO read, named
+    FROM notifications_delivery d
+    JOIN clients_client cl ON cl.id = d.client_id
+    JOIN people_category cat ON cat.id = d.category_id
+    LEFT JOIN people_user u ON u.id = d.user_id
+    LEFT JOIN people_preference f
+      ON f.user_id = d.user_id AND f.category_id = d.category_id AND f.channel = d.channel
+    LEFT JOIN people_address a ON a.id = d.address_id
+    LEFT JOIN people_device v ON v.id = d.device_id
+    LEFT JOIN LATERAL (
+      SELECT x.reason, x.created_at FROM people_suppression x
+       WHERE x.address_hash = d.address_hash AND x.channel = d.channel
+         AND (x.category_id IS NULL OR x.category_id = d.category_id)
+         AND (x.expires_at IS NULL OR x.expires_at > now())
+       LIMIT 1) s ON true
+    LEFT JOIN LATERAL ( -- a raw address: the strictest of those it belongs to
+      SELECT bool_or(o.is_opted_out) AS is_opted_out, bool_and(coalesce(g.is_on, cat.is_on_by_default)) AS is_on
+        FROM (SELECT b.user_id FROM people_address b WHERE b.value_hash = d.address_hash
+              UNION SELECT w.user_id FROM people_device w WHERE w.token_hash = d.address_hash) owner
+        JOIN people_user o ON o.id = owner.user_id
+        LEFT JOIN people_preference g ON g.user_id = o.id AND g.category_id = d.category_id AND g.channel = d.channel
+       WHERE d.user_id IS NULL) others ON true
+   WHERE d.id = ANY (ids) AND d.id BETWEEN lo AND hi;
+  SELECT json_agg(json_build_array(n.id, n.template_version_id, c.recipients, c.data, c.options, c.inline))
+    INTO asked
+    FROM notifications_notification n
+    JOIN notifications_content c ON c.id = n.id
+   WHERE n.id = ANY (named);
+  RETURN json_build_object(
+    'rows', coalesce(read, '[]'), 'asked', coalesce(asked, '[]'),
+    'holds', (SELECT json_agg(json_build_array(h.scope, h.subject, h.action, h.reason))
+                FROM notifications_hold h WHERE h.scope <> 'account'));
+END $$;
