@@ -298,6 +298,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["apps.rest.permissions.HasScope"],
     "DEFAULT_PARSER_CLASSES": ["apps.rest.parsing.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["apps.rest.rendering.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "apps.rest.rendering.Negotiation",
     "EXCEPTION_HANDLER": "apps.rest.problems.exception_handler",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "UNAUTHENTICATED_USER": None,

@@ -73,17 +73,23 @@ class Store:
     def __init__(self, url: str) -> None:
         self._url = url
         self._client: redis.Redis | None = None
+        self._scripts: dict[str, Any] = {}
         self._making = threading.Lock()
         self._away_until = 0.0
         self._alert_at = 0.0
 
     def script(self, source: str, keys: Sequence[str], *args: Any) -> Any:
         """What the Lua `source` returns; its text travels once, then its hash. Raises Away."""
-        return self._ask(lambda client: client.register_script(source)(keys=list(keys), args=args))
+        return self._ask(lambda client: self._script(client, source)(keys=list(keys), args=args))
 
     def add_once(self, key: str, life_s: int) -> bool:
         """Whether `key` was new; it is remembered for `life_s`. Raises Away."""
         return bool(self._ask(lambda client: client.set(key, b"1", nx=True, ex=life_s)))
+
+    def _script(self, client: redis.Redis, source: str) -> Any:
+        if source not in self._scripts:
+            self._scripts[source] = client.register_script(source)
+        return self._scripts[source]
 
     def _ask(self, command: Callable[[redis.Redis], Any]) -> Any:
         if time.monotonic() < self._away_until:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
@@ -31,6 +32,11 @@ class AdminPolicyMiddleware:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         response = self.get_response(request)
-        if request.path_info.startswith(reverse("admin:index")):
+        if request.path_info.startswith(_admin_path()):
             response.headers.setdefault("Content-Security-Policy", POLICY)
         return response
+
+
+@cache
+def _admin_path() -> str:
+    return reverse("admin:index")

@@ -61,10 +61,12 @@ class ClientView(APIView):
     schema = ViewSchema()
     query: dict[str, Any]
     _limits: Mapping[str, str] = MappingProxyType({})
+    _owes_a_request = False
 
     def perform_authentication(self, request: Request) -> None:
         super().perform_authentication(request)
         if request.method in self.spends_with_body:
+            self._owes_a_request = True
             return
         # Before the scope is looked at: refused requests count too, and every answer tells what is left.
         self.spend(requests=1, recipients=self.upfront_recipients if request.method == "POST" else 0)
@@ -75,7 +77,7 @@ class ClientView(APIView):
         self.query = self.queries.get(method, NO_QUERY).parse_query(request.query_params.lists())
 
     def handle_exception(self, exc: Exception) -> Response:
-        if not self._limits and self.request.method in self.spends_with_body and self.request.auth is not None:
+        if self._owes_a_request:
             try:
                 self.spend(requests=1)
             except Problem as refused:
@@ -101,6 +103,7 @@ class ClientView(APIView):
     def spend(self, *, requests: int = 0, recipients: int = 0) -> None:
         """Take from the caller's limits; what is left goes into the headers. Raises Problem, status 429."""
         caller: Caller = self.caller
+        self._owes_a_request = False
         self._limits = caller.spend(requests=requests, recipients=recipients).headers
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
