@@ -69,6 +69,16 @@ def ledger(stack: Stack) -> Iterable[str | None]:
     return (json.loads(line)[0] for line in answer.text.splitlines())
 
 
+def late_results(stack: Stack, accepted: Mapping[str, str]) -> int:
+    """What came back behind the fence, its lease over and given to another: kept as a try, followed by nothing."""
+    [(count,)] = stack.query(
+        "SELECT count(*) FROM notifications_attempt a JOIN notifications_delivery d ON d.id = a.delivery_id "
+        "WHERE a.is_late AND d.notification_id = ANY (%s::uuid[]) AND a.claim_no < d.claim_no",
+        sorted(accepted.values()),
+    )
+    return int(count)
+
+
 def open_rows(stack: Stack) -> int:
     """What is still to be sent, or still to be laid out."""
     [(count,)] = stack.query(

@@ -14,7 +14,7 @@ from tests.acceptance.stack import Stack
 from tests.chaos.form import SEED, sized
 from tests.chaos.havoc import IN_FLIGHT, held_by, pool_children
 from tests.chaos.load import Load, Mix, People
-from tests.chaos.oracle import assert_books_balance, judge, wait_ended
+from tests.chaos.oracle import assert_books_balance, judge, late_results, wait_ended
 from tests.chaos.report import Report
 
 # The critical lane's leases are over after 15 s, the others' after 60.
@@ -57,11 +57,11 @@ def test_the_results_of_a_worker_that_was_frozen_past_its_leases_are_refused(
         time.sleep(max(0.0, frozen_at + LEASE_S + BEYOND_S - time.monotonic()))
         before = judge(stack, load.accepted)
         os.kill(child, signal.SIGCONT)
-        stack.wait_for(lambda: late_results(stack, load) > 0, "a late result", within_s=30)
+        stack.wait_for(lambda: late_results(stack, load.accepted) > 0, "a late result", within_s=30)
         time.sleep(2)
         os.kill(main, signal.SIGCONT)
         after = judge(stack, load.accepted)
-        late = late_results(stack, load)
+        late = late_results(stack, load.accepted)
         report.add(
             "T14 frozen",
             accepted=after.accepted,
@@ -83,13 +83,3 @@ def test_the_results_of_a_worker_that_was_frozen_past_its_leases_are_refused(
     finally:
         stack.stop(second.name)
         del stack.fleet.processes[second.name]
-
-
-def late_results(stack: Stack, load: Load) -> int:
-    """What came back behind the fence: kept as a try, followed by nothing."""
-    [(count,)] = stack.query(
-        "SELECT count(*) FROM notifications_attempt a JOIN notifications_delivery d ON d.id = a.delivery_id "
-        "WHERE a.is_late AND d.notification_id = ANY (%s::uuid[]) AND a.claim_no < d.claim_no",
-        sorted(load.accepted.values()),
-    )
-    return int(count)
