@@ -60,6 +60,7 @@ class Address(models.Model):
 
     class Meta:
         verbose_name_plural = "addresses"
+        permissions = [("view_address_value", "Can see whole addresses, and what callers asked for word by word")]
         constraints = [
             models.UniqueConstraint(fields=["user", "channel", "value_hash"], name="people_address_once"),
             models.UniqueConstraint(
