@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -32,7 +33,8 @@ IN_FLIGHT = 100  # calls open + results not yet committed: what a death of this 
 RECORD_ROWS = 100
 RECORD_AFTER_S = 0.1
 LINGER_S = 0.02  # nothing is open: the next calls may end, and be recorded, together with these
-HUNGRY_ROWS = 64  # enough to record when senders wait for room
+HUNGRY_ROWS = 32  # enough to record when senders wait for room, once no further call ends for a moment:
+CALM_S = 0.005  # what was handed over together mostly ends together
 _OUTAGE_PAUSES_S = (0.1, 0.3, 1.0, 2.0)
 
 
@@ -48,6 +50,7 @@ class Slots:
         self._used = 0
         self._changed = threading.Condition()
         self.is_wanted = False  # somebody waits for room: the recorder then writes sooner
+        self.when_wanted: Callable[[], object] = lambda: None
 
     @property
     def used(self) -> int:
@@ -58,6 +61,7 @@ class Slots:
         with self._changed:
             if self._used >= self.limit:
                 self.is_wanted = True
+                self.when_wanted()
                 self._changed.wait_for(lambda: self._used < self.limit, timeout_s)
                 self.is_wanted = False
             taken = min(most, self.limit - self._used)
@@ -86,13 +90,14 @@ class Recorder:
         self._write = write
         self._slots = slots
         self._kept: list[Result] = []
-        self._since = 0.0
-        self._wake = asyncio.Event()
+        self._since = 0.0  # when the first of them came, and the last
+        self._last = 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
+        self._timer: asyncio.TimerHandle | None = None
         self._open = 0
         self._is_writing = False
         self._drains = 0
-        self._task = loop.create_task(self._run())
+        slots.when_wanted = lambda: loop.call_soon_threadsafe(self._look)
 
     def opened(self, count: int) -> None:
         self._open += count
@@ -100,17 +105,19 @@ class Recorder:
     def add(self, results: Sequence[Result], *, ended_calls: int = 0) -> None:
         """Keep results for the next write. `ended_calls`: how many of them were calls that held a slot."""
         self._open -= ended_calls
+        self._last = self._loop.time()
         if not self._kept:
-            self._since = self._loop.time()
+            self._since = self._last
         self._kept.extend(results)
-        self._wake.set()
+        if self._timer is None or len(self._kept) >= RECORD_ROWS or self._open == 0:
+            self._look()
 
     async def drained(self) -> None:
         """Returns when nothing is open and everything handed over is committed."""
         self._drains += 1
         try:
             while self._kept or self._open or self._is_writing:
-                self._wake.set()
+                self._look()
                 await asyncio.sleep(0.005)
         finally:
             self._drains -= 1
@@ -118,33 +125,35 @@ class Recorder:
     def _due_at(self) -> float:
         """When what is kept is to be written; a loop time, maybe past."""
         kept, is_wanted = len(self._kept), self._slots.is_wanted
-        if (
-            kept >= RECORD_ROWS
-            or (kept >= HUNGRY_ROWS and is_wanted)
-            or (self._open == 0 and (is_wanted or self._drains))
-        ):
+        if kept >= RECORD_ROWS or (self._open == 0 and (is_wanted or self._drains)):
             return self._since
+        if is_wanted and kept >= HUNGRY_ROWS:
+            return min(self._last + CALM_S, self._since + RECORD_AFTER_S)
         return self._since + (RECORD_AFTER_S if self._open else LINGER_S)
 
-    async def _run(self) -> None:
-        while True:
-            if not self._kept:
-                self._wake.clear()
-                await self._wake.wait()
-            while (due_at := self._due_at()) > self._loop.time():
-                self._wake.clear()
-                try:
-                    async with asyncio.timeout_at(due_at):
-                        await self._wake.wait()
-                except TimeoutError:
-                    break
-            batch = self._kept[:RECORD_ROWS]
-            del self._kept[:RECORD_ROWS]
-            self._since = self._loop.time()
-            self._is_writing = True
-            await self._loop.run_in_executor(self._thread, self._write_through, batch)
-            self._is_writing = False
-            self._slots.give(sum(result.outcome is not None for result in batch))
+    def _look(self) -> None:
+        """Write what is due, or look again when it will be."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._is_writing or not self._kept:
+            return
+        due_at = self._due_at()
+        if due_at > self._loop.time():
+            self._timer = self._loop.call_at(due_at, self._look)
+            return
+        batch = self._kept[:RECORD_ROWS]
+        del self._kept[:RECORD_ROWS]
+        self._since = self._loop.time()
+        self._is_writing = True
+        written = self._loop.run_in_executor(self._thread, self._write_through, batch)
+        written.add_done_callback(partial(self._written, batch))
+
+    def _written(self, batch: list[Result], written: asyncio.Future[None]) -> None:
+        self._is_writing = False
+        self._slots.give(sum(result.outcome is not None for result in batch))
+        written.result()
+        self._look()
 
     def _write_through(self, batch: list[Result]) -> None:
         failures = 0

@@ -37,6 +37,7 @@ from notifier.queues import DELIVERY_QUEUES, channel_and_lane, queue_for
 log = structlog.get_logger(__name__)
 
 TICK_S = 0.2
+BUSY_TICK_S = 1.0  # for a queue that has tasks waiting
 IDLE_TICK_S = 0.5
 WATERMARK = 2000  # rung and not claimed, per queue: a few seconds of work
 PICK = 1000  # rows written by one statement: about 10 us each
@@ -122,6 +123,7 @@ class Relay:
         self._beat_at = 0.0
         self._canary_at = 0.0
         self._receipts_at = 0.0
+        self._topped_up: dict[str, float] = {}  # when, by queue
         self._alone: dict[str, set[UUID]] = {}  # rung to be sent alone, by queue
 
     def run(self) -> None:
@@ -153,6 +155,9 @@ class Relay:
     # --- one queue ---------------------------------------------------------------------------------------------
 
     def _top_up(self, queue: str) -> int:
+        if self._has_enough(queue):
+            return 0
+        self._topped_up[queue] = time.monotonic()
         rung = 0
         for _ in range(WATERMARK // PICK):
             picked, is_all = self._pick(queue)
@@ -161,6 +166,17 @@ class Relay:
             if is_all:
                 break
         return rung
+
+    def _has_enough(self, queue: str) -> bool:
+        """Whether tasks wait that will find what there is: they top up from their lane. Once a second it is rung all
+        the same, for what has to be looked at: leases that are over, holds."""
+        if time.monotonic() - self._topped_up.get(queue, float("-inf")) >= BUSY_TICK_S:
+            return False
+        try:
+            return ringing.has_tasks(queue)
+        except BrokerError:
+            self._lost_broker()
+            return True
 
     def _pick(self, queue: str) -> tuple[list[Picked], bool]:
         """The rows to ring for now, and whether that was all there is to do."""

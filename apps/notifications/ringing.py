@@ -20,6 +20,7 @@ from uuid import UUID
 import structlog
 from celery import current_app
 from django.db import connection
+from kombu.exceptions import OperationalError as BrokerError
 
 from apps.notifications.metrics import RINGS
 from notifier.message import Lane
@@ -30,6 +31,7 @@ log = structlog.get_logger(__name__)
 MOST_IDS = 500  # in one task: 20 kB, and a shift's first claim
 MOST_WAITING = 10_000  # ids held for the thread; past this the relay has them
 CANARY_LIVES_S = 60
+MOST_UNREAD = 1000  # tasks on a queue that nobody reads: canaries do not make it grow for ever
 RECEIPTS_RING_S = 30  # rung each second while something is due: old rings of a queue that stood still say nothing new
 MOST_NAMED = 10  # request ids that a task carries for its log lines
 ENOUGH_TASKS = 2  # waiting on a queue: one may be a canary
@@ -43,13 +45,16 @@ def publish_deliveries(queue: str, ids: Sequence[UUID], *, alone: bool = False) 
         _send("deliver", [queue, part, alone], queue)
 
 
-def has_tasks(queue: str) -> bool:
-    """Whether enough tasks wait on the queue that one of them has yet to begin. Raises when the broker is away.
+def has_tasks(queue: str, enough: int = ENOUGH_TASKS) -> bool:
+    """Whether so many tasks wait on the queue that one of them has yet to begin. Raises kombu's OperationalError.
 
-    Should it be wrong (canaries alone, workers that stop), the relay rings two seconds later.
+    Should it be wrong (canaries alone, workers that stop), the relay rings within two seconds.
     """
     with current_app.producer_or_acquire() as producer:
-        return bool(producer.channel.client.llen(queue) >= ENOUGH_TASKS)
+        try:
+            return bool(producer.channel.client.llen(queue) >= enough)
+        except producer.connection.recoverable_connection_errors as error:
+            raise BrokerError(str(error)) from error
 
 
 def publish_expansions(ids: Iterable[UUID]) -> None:
@@ -59,6 +64,8 @@ def publish_expansions(ids: Iterable[UUID]) -> None:
 def publish_canaries() -> None:
     """One small task for each queue: whoever works on it writes a heartbeat."""
     for queue in ALL_QUEUES:
+        if has_tasks(queue, MOST_UNREAD):
+            continue
         _send("canary", [queue], queue, expires=CANARY_LIVES_S)
 
 

@@ -88,7 +88,9 @@ def show_dearest(found: dict[tuple[str, str], Spent], count: float) -> None:
 
 
 def _head(text: str) -> str:
-    """The first words, and the tables that are named: enough to know a statement by. Literals stay out of it."""
+    """The function that is called, or the first words and the tables: enough to know a statement by."""
+    if function := re.search(r"SELECT (notifications_\w+)\(", text):
+        return function[1]
     tables = dict.fromkeys(re.findall(r"(?:FROM|JOIN|INTO|UPDATE) (?:ONLY )?\"?([a-z]+_[a-z_]+)", text))
     return f"{text.split()[0]} {' '.join(tables) or ' '.join(text.split()[1:4])}"[:110]
 

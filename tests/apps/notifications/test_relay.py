@@ -18,6 +18,7 @@ from apps.notifications.models import Attempt, BrokerHealth, Delivery, Expansion
 from apps.notifications.relay import Relay
 from apps.notifications.services import holds
 from apps.notifications.services.expand import expand
+from notifier.queues import ALL_QUEUES
 from tests.apps.notifications.test_claims import take
 from tests.apps.notifications.world import World, deliveries, person, run, states
 
@@ -29,6 +30,7 @@ class Door:
         self.rung: list[tuple[str, list[UUID], bool]] = []
         self.expansions: list[UUID] = []
         self.is_away = False
+        self.has_tasks = False
 
     def deliveries(self, queue: str, ids: Any, *, alone: bool = False) -> None:
         self._refuse()
@@ -40,6 +42,10 @@ class Door:
 
     def other(self) -> None:
         self._refuse()
+
+    def waits(self, queue: str, enough: int = 0) -> bool:
+        self._refuse()
+        return self.has_tasks
 
     def _refuse(self) -> None:
         if self.is_away:
@@ -57,6 +63,7 @@ def door(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     monkeypatch.setattr(ringing, "publish_expansions", door.expand)
     monkeypatch.setattr(ringing, "publish_receipts", door.other)
     monkeypatch.setattr(ringing, "publish_canaries", door.other)
+    monkeypatch.setattr(ringing, "has_tasks", door.waits)
     # The tests' database was started a moment ago; a real one has been up for longer than its leases.
     monkeypatch.setattr(relays, "RESTART_GRACE_S", 0.0)
     yield door
@@ -87,6 +94,29 @@ def test_what_was_not_rung_in_time_is_rung_once_and_again_after_ten_seconds(worl
     wake()
     relay.tick()
     assert door.ids == [row.id, row.id]
+
+
+def test_a_queue_with_tasks_waiting_is_rung_once_a_second_only(
+    world: World, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.send("bob", channels=["email"])
+    door.has_tasks = True
+    relay = Relay()
+    for _ in range(3):
+        wake()
+        relay.tick()
+    assert len(door.rung) == 1
+    monkeypatch.setattr(relays, "BUSY_TICK_S", 0.0)
+    relay.tick()
+    assert len(door.rung) == 2
+
+
+def test_canaries_do_not_fill_a_queue_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(ringing, "_send", lambda task, args, queue, **options: sent.append(queue))
+    monkeypatch.setattr(ringing, "has_tasks", lambda queue, enough: queue == "sms.bulk" and enough == 1000)
+    ringing.publish_canaries()
+    assert set(sent) == set(ALL_QUEUES) - {"sms.bulk"}
 
 
 def test_what_a_worker_holds_is_not_rung(world: World, door: Door) -> None:
