@@ -126,8 +126,12 @@ class Ledger(Protocol):
         """
         ...
 
-    def top_up(self, channel: Channel, queue_lane: str, limit: int, *, lease_s: float) -> list[Claimed]:
-        """Take up to `limit` due and free rows of a lane, rung or not, round robin over clients."""
+    def take(
+        self, ids: Sequence[UUID], channel: Channel, lanes: Sequence[str], most: int, *, lease_s: float
+    ) -> tuple[list[Claimed], bool]:
+        """Take those of `ids` that are due and free, then what the lanes hold, in their order, rung or not, until there
+        are `most`; round robin over clients. And whether that was all: True when the lanes hold no more.
+        """
         ...
 
     def recheck(self, claimed: Sequence[Claimed]) -> list[Claimed]:

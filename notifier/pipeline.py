@@ -21,7 +21,7 @@ from notifier.stages.route import Router
 from notifier.stages.settle import CALL_TIMEOUT_S, LEASE_S
 
 CLAIM_FOR_S = 20.0  # a shift takes no more after that; with a call's timeout it ends well inside the hard limit
-FIRST_TOP_UP = 200
+FIRST_TAKE = 200  # above what is kept while the next are taken
 MOST_CLAIMED = 1000  # keeps the statements per delivery few; what waits longer than FRESH_S is checked again
 FRESH_S = 2.0
 SLOT_WAIT_S = 1.0
@@ -101,18 +101,19 @@ class Shift:
         if alone:
             return self._one_by_one(renderer, ids, lease_s, until)
 
-        self._add(ledger.claim(ids, lease_s=lease_s))
-        self._send_all(renderer)
-        more = FIRST_TOP_UP
-        while not worker.must_stop() and time.monotonic() < until:
+        # First tries go before bulk and retries, also in a shift that was rung for those.
+        lanes = [queue_lane] if queue_lane not in (Lane.BULK, queues.RETRY) else [Lane.NORMAL, queue_lane]
+        rung, more, is_all = ids, max(FIRST_TAKE, len(ids)), False
+        while not (is_all or self.nobody_takes or worker.must_stop() or time.monotonic() >= until):
             began = time.monotonic()
             worker.router.use(ledger.accounts())
-            found = self._top_up(channel, queue_lane, more - len(self.ready), lease_s)
-            if found == 0 or self.nobody_takes:
-                break
-            self._send_all(renderer, keep=IN_FLIGHT)
+            room = more - len(self.ready)
+            found, is_all = ledger.take(rung, Channel(channel), lanes, room, lease_s=lease_s)
+            rung = ()
+            self._add(found)
+            self._send_all(renderer, keep=0 if is_all else IN_FLIGHT)
             # As much as goes out in a second or so: few statements when it runs, little in memory when it does not.
-            more = min(MOST_CLAIMED, more * 2) if time.monotonic() - began < FRESH_S / 2 else max(IN_FLIGHT, more // 2)
+            more = min(MOST_CLAIMED, more * 2) if time.monotonic() - began < FRESH_S / 2 else max(FIRST_TAKE, more // 2)
         self._send_all(renderer)
         return self.taken
 
@@ -126,23 +127,11 @@ class Shift:
         self.worker.loop.wait_recorded(max(0.0, self.ends - time.monotonic()))
         return self.taken
 
-    def _top_up(self, channel: str, queue_lane: str, room: int, lease_s: float) -> int:
-        """First tries go before bulk and retries, also in a shift that was rung for those."""
-        found = 0
-        lanes = [queue_lane]
-        if queue_lane in (Lane.BULK, queues.RETRY):
-            lanes.insert(0, Lane.NORMAL)
-        for lane in lanes:
-            if room - found > 0:
-                found += self._add(self.worker.ledger.top_up(Channel(channel), lane, room - found, lease_s=lease_s))
-        return found
-
-    def _add(self, claimed: Sequence[Claimed]) -> int:
-        """Keep what may be sent; what a gate stopped goes straight to the record. Returns how many there were."""
+    def _add(self, claimed: Sequence[Claimed]) -> None:
+        """Keep what may be sent; what a gate stopped goes straight to the record."""
         self.taken += len(claimed)
         self.worker.loop.record([stopped(c, c.stop) for c in claimed if c.stop is not None])
         self.ready.extend(c for c in claimed if c.stop is None)
-        return len(claimed)
 
     def _send_all(self, renderer: Renderer, keep: int = 0) -> None:
         """Send what is ready down to `keep` rows, which wait for the next claim to come in beside them.

@@ -45,11 +45,15 @@ class MemoryLedger:
             self.waiting = [c for c in self.waiting if c not in mine]
             return mine
 
-    def top_up(self, channel: Channel, queue_lane: str, limit: int, *, lease_s: float) -> list[Claimed]:
+    def take(
+        self, ids: Sequence[UUID], channel: Channel, lanes: Sequence[str], most: int, *, lease_s: float
+    ) -> tuple[list[Claimed], bool]:
+        found = self.claim(ids, lease_s=lease_s)
         with self.lock:
-            mine = [c for c in self.waiting if c.queue_lane == queue_lane and not c.crashes][:limit]
+            more = [c for lane in lanes for c in self.waiting if c.queue_lane == lane and not c.crashes]
+            mine = more[: max(0, most - len(found))]
             self.waiting = [c for c in self.waiting if c not in mine]
-            return mine
+            return found + mine, mine == more
 
     def recheck(self, claimed: Sequence[Claimed]) -> list[Claimed]:
         self.rechecked += [c.delivery_id for c in claimed]

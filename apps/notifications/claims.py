@@ -1,8 +1,8 @@
-"""Taking work: the claim by ids, the top-up of a lane, and the gates as they stand at that moment.
+"""Taking work: by the ids that were rung, and what else a lane holds; and the gates as they stand at that moment.
 
 Lives on Pending alone for the taking (`FOR UPDATE SKIP LOCKED`, so that nobody waits), then reads the deliveries
 with everything the gates look at: an opt-out that was committed before is always seen. Both are one call of a
-function (sql/claim_1.sql, sql/top_up_1.sql), and so one transaction: a claim that is committed is known to its
+function (sql/claim_1.sql, sql/take_1.sql), and so one transaction: a claim that is committed is known to its
 worker, and no worker that falls silent holds a lock.
 """
 
@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 from django.db import connection
 
-from apps.notifications.arrays import plain
+from apps.notifications.arrays import plain, texts
 from notifier.ledger import Claimed, Stop
 from notifier.lifecycle import State
 from notifier.message import Address, Channel, Lane, Mode, Platform
@@ -105,8 +105,11 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
+    """The answer of sql/claim_1.sql and sql/take_1.sql."""
+
     taken: list[Taken]
-    read: Reading
+    read: Reading | None = None
+    is_all: bool = True
 
 
 _claim = msgspec.json.Decoder(Claim)
@@ -115,22 +118,24 @@ _reading = msgspec.json.Decoder(Reading)
 
 def claim(ids: Sequence[UUID], *, lease_s: float, alone: bool) -> list[Claimed]:
     """See `notifier.ledger.Ledger.claim`."""
-    return _take("notifications_claim_1(%s, %s, %s)", [plain(ids), alone, lease_s], lease_s)
+    return _take("notifications_claim_1(%s, %s, %s)", [plain(ids), alone, lease_s], lease_s)[0]
 
 
-def top_up(channel: str, queue_lane: str, limit: int, *, lease_s: float) -> list[Claimed]:
-    """See `notifier.ledger.Ledger.top_up`."""
-    return _take("notifications_top_up_1(%s, %s, %s, %s)", [channel, queue_lane, limit, lease_s], lease_s)
+def take(
+    ids: Sequence[UUID], channel: str, lanes: Sequence[str], most: int, *, lease_s: float
+) -> tuple[list[Claimed], bool]:
+    """See `notifier.ledger.Ledger.take`."""
+    values = [plain(ids), channel, texts(lanes), most, lease_s]
+    return _take("notifications_take_1(%s, %s, %s, %s, %s)", values, lease_s)
 
 
-def _take(function: str, values: Sequence[Any], lease_s: float) -> list[Claimed]:
+def _take(function: str, values: Sequence[Any], lease_s: float) -> tuple[list[Claimed], bool]:
     at = machine_time()
-    answer = _ask(function, values)
-    if answer is None:
-        return []
-    claim = _claim.decode(answer)
+    claim = _claim.decode(_ask(function, values))
+    if claim.read is None:
+        return [], claim.is_all
     taken = {row.id: row for row in claim.taken}
-    return _join(taken, claim.read, claimed_at=at, lease_ends=at + lease_s)
+    return _join(taken, claim.read, claimed_at=at, lease_ends=at + lease_s), claim.is_all
 
 
 def read_again(claimed: Sequence[Claimed]) -> list[Claimed]:
@@ -139,13 +144,13 @@ def read_again(claimed: Sequence[Claimed]) -> list[Claimed]:
     at = machine_time()
     answer = _ask("notifications_gates_1(%s)", [plain(sorted(taken))])
     lease_ends = min(c.lease_ends for c in claimed)
-    return _join(taken, _reading.decode(answer or ""), claimed_at=at, lease_ends=lease_ends)
+    return _join(taken, _reading.decode(answer), claimed_at=at, lease_ends=lease_ends)
 
 
-def _ask(function: str, values: Sequence[Any]) -> str | None:
+def _ask(function: str, values: Sequence[Any]) -> str:
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {function}::text", values)
-        answer: str | None = cursor.fetchone()[0]
+        answer: str = cursor.fetchone()[0]
         return answer
 
 

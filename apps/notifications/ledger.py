@@ -40,8 +40,10 @@ class PostgresLedger:
     def claim(self, ids: Sequence[UUID], *, lease_s: float, alone: bool = False) -> list[Claimed]:
         return _once_more(lambda: claims.claim(ids, lease_s=lease_s, alone=alone))
 
-    def top_up(self, channel: Channel, queue_lane: str, limit: int, *, lease_s: float) -> list[Claimed]:
-        return _once_more(lambda: claims.top_up(channel, queue_lane, limit, lease_s=lease_s))
+    def take(
+        self, ids: Sequence[UUID], channel: Channel, lanes: Sequence[str], most: int, *, lease_s: float
+    ) -> tuple[list[Claimed], bool]:
+        return _once_more(lambda: claims.take(ids, channel, lanes, most, lease_s=lease_s))
 
     def recheck(self, claimed: Sequence[Claimed]) -> list[Claimed]:
         return claims.read_again(claimed)

@@ -34,6 +34,7 @@ CANARY_LIVES_S = 60
 MOST_UNREAD = 1000  # tasks on a queue that nobody reads: canaries do not make it grow for ever
 RECEIPTS_RING_S = 30  # rung each second while something is due: old rings of a queue that stood still say nothing new
 MOST_NAMED = 10  # request ids that a task carries for its log lines
+RING_EVERY_S = 0.01  # what is accepted meanwhile goes out together; what comes first, at once
 ENOUGH_TASKS = 2  # waiting on a queue: one may be a canary
 HEALTH_FRESH_S = 1.5  # how old the relay's word on the broker may be
 
@@ -128,6 +129,7 @@ class Ringer:
                 self._waiting.clear()
             try:
                 self._publish(rings)
+                time.sleep(RING_EVERY_S)
             except Exception as error:  # the thread's border: whatever it is, the relay rings
                 RINGS.labels("failed").inc(len(rings))
                 log.warning("ring_failed", error=type(error).__name__, rings=len(rings))

@@ -1,4 +1,4 @@
-"""Whether taking work costs more with a million waiting than with a few: claim, top-up, the relay's pick, record.
+"""Whether taking work costs more with a million waiting than with a few: claim, take, the relay's pick, record.
 
 The functions of the service themselves, called on rows made by generate_series, in a process of their own
 (`tests.bench.backlog_rows`). Compared is CPU, of that process and of its PostgreSQL backend.
@@ -20,7 +20,7 @@ DATABASE = "bench_backlog"
 
 
 def claim(bench: Bench) -> None:
-    """claim, top-up, relay's pick and record at 10,000, 100,000 and 1,000,000 waiting, and under a held snapshot"""
+    """claim, take, relay's pick and record at 10,000, 100,000 and 1,000,000 waiting, and under a held snapshot"""
     ours = bench.ours
     with bench.aside():
         ours.sql(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)", f"CREATE DATABASE {DATABASE} TEMPLATE {PREPARED}")
@@ -30,10 +30,10 @@ def claim(bench: Bench) -> None:
         ours.sql(f"DROP DATABASE {DATABASE} WITH (FORCE)")
     times: dict[str, dict[str, float]] = json.loads(found.stdout)
     small, large, held = "100000", "1000000", "held"
-    for step in ("claim", "top_up", "pick", "record"):
+    for step in ("claim", "take", "pick", "record"):
         print(f"  {step:8}" + "   ".join(f"{name}: {by_step[step]:.1f} ms CPU" for name, by_step in times.items()))
         bench.figures |= {f"{step} {name} ms": by_step[step] for name, by_step in times.items()}
-    for step in ("claim", "top_up", "pick"):
+    for step in ("claim", "take", "pick"):
         bench.figures[f"{step} 1M/100k"] = times[large][step] / times[small][step]
         bench.figures[f"{step} held/free"] = times[held][step] / times[large][step]
     bench.figures["record 1M/10k"] = times[large]["record"] / times["10000"]["record"]

@@ -115,7 +115,7 @@ def cycle(clock: Clock, relay: Relay) -> int:
     picked, _ = clock.time("pick", lambda: relay._pick(QUEUE))
     ids = [row.id for row in picked][:TAKEN]
     taken = clock.time("claim", lambda: claims.claim(ids, lease_s=LEASE_S, alone=False))
-    more = clock.time("top_up", lambda: claims.top_up(CHANNEL, LANE, TAKEN, lease_s=LEASE_S))
+    more = clock.time("take", lambda: claims.take([], CHANNEL, [LANE], TAKEN, lease_s=LEASE_S)[0])
     assert len(taken) == len(more) == TAKEN
     results = [sent(claimed) for claimed in (*taken, *more)]
     for start in range(0, len(results), records.BATCH):

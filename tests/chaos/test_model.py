@@ -177,7 +177,7 @@ class Messages(RuleBasedStateMachine):
     @rule(target=held, lane=st.integers(0, 11))
     def top_up(self, lane: int) -> Any:
         rows = self._waiting(lane)
-        return self._taken(list(self.ledger.top_up(*rows[0][1:3], 100, lease_s=60)) if rows else [])
+        return self._taken(self.ledger.take([], rows[0][1], [rows[0][2]], 100, lease_s=60)[0] if rows else [])
 
     def _waiting(self, number: int) -> list[tuple[UUID, str, str, int]]:
         """(id, channel, lane, crashes) of what is due in one of the lanes that hold something, oldest first."""

@@ -12,7 +12,7 @@ class Migration(migrations.Migration):
         function("accept_1"),
         function("gates_1"),
         function("claim_1"),
-        function("top_up_1"),
+        function("take_1"),
         function("record_1"),
         function("ring_1"),
         function("due_1"),

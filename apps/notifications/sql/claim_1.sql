@@ -1,5 +1,5 @@
 -- Takes those of `ids` that are due and free: what `gates_1` says of them, with {taken: [[id, claim_no, tries,
--- crashes, lane, waiting]]}; null when there is none.
+-- crashes, lane, waiting]]}; without `read` when there is none.
 CREATE FUNCTION notifications_claim_1(ids uuid[], alone boolean, lease_s float8) RETURNS json LANGUAGE plpgsql
   SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
   SET enable_mergejoin = off SET jit = off
@@ -13,7 +13,7 @@ BEGIN
      WHERE id = ANY (ids) AND due_at <= now() AND lease_until IS NULL AND (crashes = 0 OR alone)
      ORDER BY id FOR UPDATE SKIP LOCKED) p;
   IF me IS NULL THEN
-    RETURN NULL;
+    RETURN json_build_object('taken', json_build_array());
   END IF;
   WITH t AS (
     UPDATE notifications_pending p

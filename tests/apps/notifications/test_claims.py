@@ -274,7 +274,7 @@ def test_a_sent_cancel_is_forgotten_when_nothing_is_left_to_hold(world: World) -
     assert Notification.objects.get(pk=id).status == "cancelled"
 
 
-# --- top-up -----------------------------------------------------------------------------------------------------
+# --- what a lane holds ------------------------------------------------------------------------------------------
 
 
 def fill(world: World, count: int) -> None:
@@ -283,35 +283,54 @@ def fill(world: World, count: int) -> None:
     world.send(*[f"t{number}" for number in range(count)], channels=["email"])
 
 
-def top_up(limit: int) -> list[Claimed]:
-    return claims.top_up("email", "normal", limit, lease_s=60)
+def from_lane(limit: int) -> list[Claimed]:
+    return claims.take([], "email", ["normal"], limit, lease_s=60)[0]
 
 
-def test_a_top_up_takes_what_is_due_rung_or_not(world: World) -> None:
+def test_a_lane_gives_what_is_due_rung_or_not(world: World) -> None:
     fill(world, 5)
     run("UPDATE notifications_pending SET wake_at = now() + interval '9 seconds'")
-    assert len(top_up(3)) == 3
-    assert len(top_up(10)) == 2
-    assert top_up(10) == []
+    assert len(from_lane(3)) == 3
+    assert len(from_lane(10)) == 2
+    assert from_lane(10) == []
 
 
-def test_a_top_up_leaves_alone_what_waits_and_what_killed_its_worker(world: World) -> None:
+def test_a_lane_keeps_what_waits_and_what_killed_its_worker(world: World) -> None:
     fill(world, 3)
     ids = [row.id for row in Pending.objects.order_by("id")]
     run("UPDATE notifications_pending SET due_at = now() + interval '5 seconds' WHERE id = %s", str(ids[0]))
     run("UPDATE notifications_pending SET crashes = 1 WHERE id = %s", str(ids[1]))
-    assert [c.delivery_id for c in top_up(10)] == [ids[2]]
+    assert [c.delivery_id for c in from_lane(10)] == [ids[2]]
     assert take([ids[1]]) == []
     assert [c.delivery_id for c in take([ids[1]], alone=True)] == [ids[1]]
 
 
-def test_a_top_up_shares_between_clients(world: World) -> None:
+def test_a_lane_is_shared_between_clients(world: World) -> None:
     fill(world, 30)
     run("UPDATE notifications_pending SET client_id = 1000 WHERE id IN (SELECT id FROM notifications_pending LIMIT 5)")
-    ids = {c.delivery_id for c in top_up(10)}
+    ids = {c.delivery_id for c in from_lane(10)}
     small = {row.id for row in Pending.objects.filter(client_id=1000)}
     assert len(ids) == 10
     assert len(ids & small) == 5
+
+
+def test_taking_fills_what_small_clients_leave_and_says_whether_that_was_all(world: World) -> None:
+    fill(world, 30)
+    run("UPDATE notifications_pending SET client_id = 1000 WHERE id IN (SELECT id FROM notifications_pending LIMIT 2)")
+    found, is_all = claims.take([], "email", ["normal"], 20, lease_s=60)
+    assert (len(found), is_all) == (20, False)
+    found, is_all = claims.take([], "email", ["normal"], 20, lease_s=60)
+    assert (len(found), is_all) == (10, True)
+
+
+def test_what_was_rung_is_taken_before_what_else_the_lanes_hold_in_their_order(world: World) -> None:
+    fill(world, 6)
+    ids = [row.id for row in Pending.objects.order_by("wake_at", "id")]
+    run("UPDATE notifications_pending SET lane = 'bulk' WHERE id = ANY (%s::uuid[])", ids[:4])
+    found, is_all = claims.take([ids[3]], "email", ["normal", "bulk"], 4, lease_s=60)
+    assert {c.delivery_id for c in found} >= {ids[3], ids[4], ids[5]}
+    assert (len(found), is_all) == (4, False)
+    assert {c.claim_no for c in found} == {1}
 
 
 def test_five_hundred_deliveries_cost_eight_statements_at_most(world: World) -> None:
@@ -319,7 +338,7 @@ def test_five_hundred_deliveries_cost_eight_statements_at_most(world: World) -> 
     for start in range(0, 1000, 100):
         world.send(*[f"s{number}" for number in range(start, start + 100)], channels=["email"])
     with CaptureQueriesContext(connection) as captured:
-        claimed = top_up(1000)  # what a busy shift takes at once
+        claimed = from_lane(1000)  # what a busy shift takes at once
         for start in range(0, 500, records.BATCH):
             records.write([result(c) for c in claimed[start : start + records.BATCH]])
     statements = [q["sql"] for q in captured if not q["sql"].startswith(("BEGIN", "SAVEPOINT", "RELEASE", "COMMIT"))]
@@ -399,7 +418,7 @@ def test_many_holds_cost_a_claim_little(world: World) -> None:
     fill(world, 50)
     Hold.objects.bulk_create(Hold(scope="notification", subject=str(uuid7()), action="cancel") for _ in range(2000))
     with CaptureQueriesContext(connection) as captured:
-        assert len([c for c in top_up(50) if c.stop is None]) == 50
+        assert len([c for c in from_lane(50) if c.stop is None]) == 50
     assert len(captured) == 1
 
 
