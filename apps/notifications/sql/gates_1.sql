@@ -8,7 +8,7 @@ DECLARE
   lo uuid := ids[1];
   hi uuid := ids[cardinality(ids)];
   read json;
-  named uuid[];
+  named uuid[]; -- in order, as DISTINCT leaves them
   asked json;
 BEGIN
   SELECT json_agg(json_build_array(
@@ -46,11 +46,13 @@ BEGIN
         LEFT JOIN people_preference g ON g.user_id = o.id AND g.category_id = d.category_id AND g.channel = d.channel
        WHERE d.user_id IS NULL) others ON true
    WHERE d.id = ANY (ids) AND d.id BETWEEN lo AND hi;
+  lo := named[1];
+  hi := named[cardinality(named)];
   SELECT json_agg(json_build_array(n.id, n.template_version_id, c.recipients, c.data, c.options, c.inline))
     INTO asked
     FROM notifications_notification n
-    JOIN notifications_content c ON c.id = n.id
-   WHERE n.id = ANY (named);
+    JOIN notifications_content c ON c.id = n.id AND c.id BETWEEN lo AND hi
+   WHERE n.id = ANY (named) AND n.id BETWEEN lo AND hi;
   RETURN json_build_object(
     'rows', coalesce(read, '[]'), 'asked', coalesce(asked, '[]'),
     'holds', (SELECT json_agg(json_build_array(h.scope, h.subject, h.action, h.reason))
