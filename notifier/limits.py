@@ -150,24 +150,95 @@ class Level:
         return max(1, math.ceil(missing * self.bucket.window_s / self.bucket.capacity))
 
 
+AHEAD_S = 0.25  # how much a busy process takes ahead: what it spends in so long...
+AHEAD_SHARE = 100  # ... but no more than this part of a bucket
+AHEAD_GOOD_FOR_S = 1.0  # what is not spent by then is forfeited
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """Tokens of one bucket that this process has taken and not spent yet."""
+
+    taken_at: float = 0.0
+    tokens: int = 0
+    spent: int = 0  # since then
+    left: int = 0  # in the bucket and taken ahead, then
+
+    def has(self, cost: int, now: float) -> bool:
+        return self.tokens >= cost and now - self.taken_at < AHEAD_GOOD_FOR_S
+
+
 class TokenBuckets:
-    """Rates of callers, shared by all processes; while Redis is away each process counts for itself (fails open)."""
+    """Rates of callers, shared by all processes; while Redis is away each process counts for itself (fails open).
+
+    A process that serves a busy caller takes tokens ahead, so that not every request waits for Redis. It spends them
+    itself or forfeits them within a second; a bucket that runs low is asked for what is needed alone.
+    """
+
+    MOST = 10_000  # buckets remembered
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._local = LocalBuckets()
+        self._ahead: dict[str, _Ahead] = {}
+        self._lock = threading.Lock()
 
     def spend(self, costs: Sequence[tuple[Bucket, int]]) -> list[Level]:
-        """Take `cost` from each bucket, or nothing from any when one cannot pay. One round trip; never raises."""
-        args = [number for bucket, cost in costs for number in (bucket.capacity, bucket.window_s * 1000, cost)]
+        """Take `cost` from each bucket, or nothing from any when one cannot pay. At most two round trips, mostly none
+        for a busy caller; never raises."""
+        now = time.monotonic()
+        with self._lock:
+            held = [self._ahead.get(bucket.key) for bucket, _ in costs]
+            if all(each is not None and each.has(cost, now) for each, (_, cost) in zip(held, costs, strict=True)):
+                return [_pay(each, bucket, cost) for each, (bucket, cost) in zip(held, costs, strict=True) if each]
+            extra = [_worth(each, bucket, cost, now) for each, (bucket, cost) in zip(held, costs, strict=True)]
         try:
-            rows = self._store.script(_SPEND, [f"bucket:{bucket.key}" for bucket, _ in costs], *args)
+            levels = self._ask(costs, extra)
+            if any(extra) and not all(level.could_pay for level in levels):
+                extra = [0] * len(costs)
+                levels = self._ask(costs, extra)
         except Away:
             return self._local.spend(costs)
+        if all(level.could_pay for level in levels):
+            self._keep(costs, extra, levels, now)
+        return levels
+
+    def _ask(self, costs: Sequence[tuple[Bucket, int]], extra: Sequence[int]) -> list[Level]:
+        args: list[int] = []
+        for (bucket, cost), more in zip(costs, extra, strict=True):
+            args += (bucket.capacity, bucket.window_s * 1000, cost + more)
+        rows = self._store.script(_SPEND, [f"bucket:{bucket.key}" for bucket, _ in costs], *args)
+        is_paid = all(could for could, _, _ in rows)
         return [
-            Level(bucket, bool(could), int(left), wait_ms / 1000)
-            for (bucket, _), (could, left, wait_ms) in zip(costs, rows, strict=True)
+            Level(bucket, bool(could), int(left) + (more if is_paid else 0), wait_ms / 1000)
+            for (bucket, _), more, (could, left, wait_ms) in zip(costs, extra, rows, strict=True)
         ]
+
+    def _keep(
+        self, costs: Sequence[tuple[Bucket, int]], extra: Sequence[int], levels: Sequence[Level], now: float
+    ) -> None:
+        with self._lock:
+            if len(self._ahead) > self.MOST:
+                self._ahead.clear()
+            for (bucket, _), more, level in zip(costs, extra, levels, strict=True):
+                held = self._ahead.get(bucket.key)
+                if held is not None and held.has(1, now):  # another thread's, taken meanwhile
+                    more += held.tokens
+                self._ahead[bucket.key] = _Ahead(now, more, left=level.left)
+
+
+def _pay(held: _Ahead, bucket: Bucket, cost: int) -> Level:
+    held.tokens -= cost
+    held.spent += cost
+    return Level(bucket, True, max(0, held.left - held.spent), 0.0)
+
+
+def _worth(held: _Ahead | None, bucket: Bucket, cost: int, now: float) -> int:
+    """How many tokens to take ahead: by what was spent since the last time."""
+    if held is None or now - held.taken_at >= AHEAD_GOOD_FOR_S:
+        return 0
+    per_s = (held.spent + cost) / max(now - held.taken_at, 0.01)
+    return min(int(per_s * AHEAD_S), bucket.capacity // AHEAD_SHARE)
 
 
 class LocalBuckets:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
 
@@ -68,6 +69,43 @@ def test_many_processes_share_one_bucket() -> None:
     for thread in threads:
         thread.join()
     assert sum(passed) == 50
+
+
+class Watched(Store):
+    asked = 0
+
+    def script(self, *args: Any, **options: Any) -> Any:
+        self.asked += 1
+        return super().script(*args, **options)
+
+
+def test_a_busy_process_asks_seldom_and_tells_what_is_left_all_the_same() -> None:
+    mine, other = bucket(100_000, 3600), bucket(200_000, 3600)
+    watched = Watched(settings.LIMITS_URL)
+    buckets = TokenBuckets(watched)
+    left = [[level.left for level in buckets.spend([(mine, 1), (other, 3)])] for _ in range(500)]
+    assert watched.asked < 100
+    assert left[-1][0] == pytest.approx(99_500, abs=2)  # it refills meanwhile
+    assert left[-1][1] == pytest.approx(198_500, abs=5)
+
+
+def test_what_several_processes_take_ahead_never_makes_more_of_a_bucket() -> None:
+    mine = bucket(1000, 36_000)
+    processes = [TokenBuckets(Store(settings.LIMITS_URL)) for _ in range(4)]
+    passed = sum(processes[n % 4].spend([(mine, 1)])[0].could_pay for n in range(1200))
+    assert 1000 - 4 * 10 <= passed <= 1001
+
+
+def test_what_was_taken_ahead_is_good_for_a_second() -> None:
+    mine = bucket(100_000, 36_000)
+    watched = Watched(settings.LIMITS_URL)
+    buckets = TokenBuckets(watched)
+    for _ in range(200):
+        buckets.spend([(mine, 1)])
+    time.sleep(1.1)
+    before = watched.asked
+    buckets.spend([(mine, 1)])
+    assert watched.asked == before + 1
 
 
 def test_a_redis_that_is_away_is_asked_once_a_second() -> None:
