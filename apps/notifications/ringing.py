@@ -34,8 +34,8 @@ CANARY_LIVES_S = 60
 MOST_UNREAD = 1000  # tasks on a queue that nobody reads: canaries do not make it grow for ever
 RECEIPTS_RING_S = 30  # rung each second while something is due: old rings of a queue that stood still say nothing new
 MOST_NAMED = 10  # request ids that a task carries for its log lines
-RING_EVERY_S = 0.01  # what is accepted meanwhile goes out together; what comes first, at once
-ENOUGH_TASKS = 2  # waiting on a queue: one may be a canary
+RING_EVERY_S = 0.02  # what is accepted meanwhile goes out together; what comes first, at once
+ENOUGH_TASKS = 1  # waiting on a queue
 HEALTH_FRESH_S = 1.5  # how old the relay's word on the broker may be
 
 
