@@ -7,16 +7,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from notifier.ledger import Account, Claimed, Stop
-from notifier.message import Channel, Mode
+from notifier.message import Channel, Lane, Mode
 from notifier.outcome import Kind, Outcome, Scope
 from notifier.providers.registry import provider_class
 
 FAILURES_TO_OPEN = 10  # in a row
 OPEN_S = 5.0  # first; doubles
-MOST_OPEN_S = 60.0
+MOST_OPEN_S = 10.0  # with a probe that hangs and what waits (below): all goes on within a minute of its return
 PROBE_S = 15.0  # above the longest call: a probe without an answer by then was never made
+ANSWERED_IN_S = 2.0  # by an account that is well again, nearly always
 SICK_S = 30.0  # an account whose credentials were refused is left alone for so long
 WAIT_S = 5.0  # a message that nobody can take now is looked at again then
+# Each look is a claim and a record, and the longer an account is away the more messages wait for it: at five seconds
+# each, a few minutes' backlog kept PostgreSQL busier than sending it would.
+MOST_WAIT_S = 20.0
 
 
 class Breaker:
@@ -30,6 +34,7 @@ class Breaker:
         self._failures = 0
         self._open_s = OPEN_S
         self._until = 0.0
+        self._opened_at = 0.0
         self._probing_since: float | None = None
 
     def allows(self) -> bool:
@@ -46,6 +51,14 @@ class Breaker:
     def is_open(self) -> bool:
         return self._until != 0.0
 
+    @property
+    def away_s(self) -> float:
+        """How long ago the account fell sick; 0 for one that is well, or may turn out to be at any moment."""
+        now = self._clock()
+        if not self.is_open or (self._probing_since is not None and now < self._probing_since + ANSWERED_IN_S):
+            return 0.0
+        return now - self._opened_at
+
     def saw(self, outcome: Outcome) -> None:
         if outcome.kind is Kind.MISCONFIGURED and outcome.scope is Scope.ACCOUNT:
             self._open_for(SICK_S)
@@ -60,18 +73,22 @@ class Breaker:
             self._failures, self._open_s, self._until, self._probing_since = 0, OPEN_S, 0.0, None
 
     def _open_for(self, seconds: float) -> None:
-        self._until = self._clock() + seconds
+        now = self._clock()
+        if not self.is_open:
+            self._opened_at = now
+        self._until = now + seconds
         self._probing_since = None
 
 
 class Router:
     """Picks accounts for one process; kept from shift to shift, so that it remembers who is sick."""
 
-    def __init__(self, chance: random.Random | None = None) -> None:
+    def __init__(self, chance: random.Random | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._accounts: Sequence[Account] = ()
         self._by_target: dict[tuple[str, str, str, bool], list[Account]] = {}
         self._breakers: dict[int, Breaker] = {}
         self._chance = chance or random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._clock = clock
 
     def use(self, accounts: Sequence[Account]) -> None:
         if accounts is not self._accounts:
@@ -79,7 +96,7 @@ class Router:
             self._by_target.clear()
 
     def breaker(self, account: Account) -> Breaker:
-        return self._breakers.setdefault(account.id, Breaker())
+        return self._breakers.setdefault(account.id, Breaker(self._clock))
 
     def pick(self, claimed: Claimed) -> Account | Stop:
         """The account for this message; a Stop (wait, no try counted) when none can take it now."""
@@ -94,7 +111,8 @@ class Router:
         for account in fitting:
             if self.breaker(account).allows():
                 return account
-        return _wait(claimed, "provider_unavailable", ", ".join(account.name for account in fitting))
+        away_s = min(self.breaker(account).away_s for account in fitting)
+        return _wait(claimed, "provider_unavailable", ", ".join(account.name for account in fitting), away_s)
 
     def has_another(self, claimed: Claimed, account: Account) -> bool:
         """Whether a healthy account other than this one could take the message."""
@@ -129,6 +147,8 @@ def _fits(account: Account, channel: str, platform: str, provider: str, sandboxe
     )
 
 
-def _wait(claimed: Claimed, word: str, seen: str) -> Stop:
-    jitter = random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, guards nothing
-    return Stop("provider", claimed.state, detail=seen, seen=seen, retry_in_s=WAIT_S * jitter, waiting=word)
+def _wait(claimed: Claimed, word: str, seen: str, away_s: float = 0.0) -> Stop:
+    """Half as long again as nobody was there; what is urgent looks as often as ever."""
+    wait_s = WAIT_S if claimed.lane is Lane.CRITICAL else min(max(WAIT_S, away_s / 2), MOST_WAIT_S)
+    jitter = random.uniform(0.75, 1.25)  # noqa: S311 - spreads load, guards nothing
+    return Stop("provider", claimed.state, detail=seen, seen=seen, retry_in_s=wait_s * jitter, waiting=word)

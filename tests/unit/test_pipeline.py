@@ -264,6 +264,50 @@ def test_a_sick_account_is_left_alone_and_probed_until_it_answers(worker: Worker
     assert breaker.allows() and not breaker.is_open
 
 
+def test_an_account_that_was_away_for_however_long_is_tried_again_within_ten_seconds() -> None:
+    from notifier.stages.route import FAILURES_TO_OPEN, Breaker
+
+    now = [0.0]
+    breaker = Breaker(lambda: now[0])
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.saw(Outcome(Kind.UNCERTAIN))
+    for _ in range(50):
+        refused_at = now[0]
+        while not breaker.allows():
+            now[0] += 0.5
+        assert now[0] - refused_at <= 10
+        now[0] += 10  # the probe hangs, too
+        breaker.saw(Outcome(Kind.UNCERTAIN))
+
+
+def test_the_longer_an_account_is_away_the_more_rarely_what_waits_for_it_looks_again(worker: Worker) -> None:
+    from notifier.stages.route import FAILURES_TO_OPEN, Router
+
+    now = [0.0]
+    router = Router(clock=lambda: now[0])
+    router.use([ACCOUNT])
+    for _ in range(FAILURES_TO_OPEN):
+        router.breaker(ACCOUNT).saw(Outcome(Kind.UNCERTAIN))
+
+    def waits(lane: Lane = Lane.NORMAL) -> list[float]:
+        found = [router.pick(claimed(lane=lane)) for _ in range(100)]
+        return [stop.retry_in_s or 0.0 for stop in found if isinstance(stop, Stop)]
+
+    assert max(waits()) <= 7.5
+    while now[0] < 300:
+        now[0] += 10
+        if router.breaker(ACCOUNT).allows():
+            router.breaker(ACCOUNT).saw(Outcome(Kind.UNCERTAIN))
+    assert min(waits()) >= 12
+    assert max(waits()) <= 25, "with a probe of 10 s and 10 s until the next: within a minute of its return"
+    assert max(waits(Lane.CRITICAL)) <= 7.5, "these are few, and urgent"
+    now[0] += 10
+    assert router.pick(claimed()) == ACCOUNT
+    assert max(waits()) <= 7.5, "what came with the probe goes as soon as that is answered"
+    router.breaker(ACCOUNT).saw(Outcome(Kind.ACCEPTED))
+    assert router.pick(claimed()) == ACCOUNT
+
+
 def test_a_refused_credential_is_the_accounts_and_a_dead_address_is_nobodys(worker: Worker) -> None:
     from notifier.stages.route import Breaker
 
