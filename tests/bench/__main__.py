@@ -1,6 +1,6 @@
 """The figures behind the README's numbers: ours against the naive design, on the same servers, in one run.
 
-    python -m tests.bench                        everything, about twenty minutes
+    python -m tests.bench                        everything, about half an hour
     python -m tests.bench --only bulk --quick    one part, once
 
 The machine's other work shows in every figure: read ratios and CPU, not rates.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
 PEOPLE = 10_000
+CONNECTED = 500  # further people, with a mailbox, a phone number and an iOS device each
 ITEMS, RECIPIENTS = 10, 100  # of one batch
 EMAIL = "person-{}@people.bench.example.com"
 
@@ -31,12 +32,15 @@ MAIL = {
     "text": "Hello {{ name }}, order {{ order.id }} is on its way and arrives on {{ order.eta }}. Thank you, the shop",
 }
 """Thirty lines, in what Liquid and Django's own templates have in common."""
+_SMS = {"text": "Hello {{ name }}, order {{ order.id }} is on its way and arrives on {{ order.eta }}."}
 
 TEMPLATES: dict[str, tuple[str, dict[str, Any]]] = {
     "bench-bulk": ("news", {"push": {"en": _PUSH}}),
     "bench-normal": ("orders", {"push": {"en": _PUSH}}),
     "bench-critical": ("security", {"push": {"en": _PUSH}}),
     "bench-mail": ("news", {"email": {"en": MAIL}}),
+    "bench-sms": ("orders", {"sms": {"en": _SMS}}),
+    "bench-letter": ("orders", {"email": {"en": MAIL}}),
 }
 DATA = {"order": {"id": "A-1001", "eta": "2026-11-25", **{f"line{n}": f"value {n}" for n in range(18)}}}
 
@@ -48,6 +52,14 @@ def person(number: int) -> str:
 def recipient(number: int) -> dict[str, Any]:
     """Everybody's text is another one: nothing can be rendered once for all."""
     return {"user_id": person(number), "data": {"name": f"Person {number}"}}
+
+
+def connected(number: int) -> str:
+    return f"bench-connected-{number % CONNECTED}"
+
+
+def to_connected(number: int) -> dict[str, Any]:
+    return recipient(number) | {"user_id": connected(number)}
 
 
 def batches(deliveries: int, template: str = "bench-bulk") -> Iterator[dict[str, Any]]:
@@ -67,8 +79,10 @@ def batches(deliveries: int, template: str = "bench-bulk") -> Iterator[dict[str,
         }
 
 
-def singles(count: int, template: str = "bench-normal") -> Iterator[dict[str, Any]]:
+def singles(
+    count: int, template: str = "bench-normal", to: Callable[[int], dict[str, Any]] = recipient
+) -> Iterator[dict[str, Any]]:
     """Bodies of POST /v1/notifications, one recipient each."""
     run = uuid4().hex
     for number in range(count):
-        yield {"event_id": f"{run}-{number}", "template": template, "to": [recipient(number)], "data": DATA}
+        yield {"event_id": f"{run}-{number}", "template": template, "to": [to(number)], "data": DATA}

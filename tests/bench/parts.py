@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from tests.bench import backlog, mail, sends
 from tests.bench.bench import Bench
+from tests.bench.hung import hung
 from tests.bench.latency import latency
 from tests.bench.memory import memory
 from tests.bench.statements import statements
@@ -20,4 +21,5 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "memory": memory,
     "claim": backlog.claim,
     "email": mail.mail,
+    "hung": hung,
 }

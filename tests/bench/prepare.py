@@ -1,7 +1,8 @@
 """Fills a migrated database with what the load needs: a client, categories, templates, people with a device each.
 
 Run in the stack's environment: `python -m tests.bench.prepare people FILE` once for the database that runs are
-copied from, `accounts URL SMTP_PORT KEY_FILE` in each copy.
+copied from, `accounts URL SMTP_PORT KEY_FILE` in each copy; `sandbox URL KEYS APNS_PORT SMTP_PORT` adds the accounts of
+push to Apple's devices and of SMS.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from django.db import transaction  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from apps.clients import services as clients  # noqa: E402
-from apps.console.seeds.demo import seed_categories, seed_client  # noqa: E402
+from apps.console.seeds.demo import Sandbox, seed_categories, seed_client  # noqa: E402
 from apps.people import services as people  # noqa: E402
 from apps.people.devices import DEVICE  # noqa: E402
 from apps.people.hashing import hash_token  # noqa: E402
 from apps.people.models import Device, User  # noqa: E402
-from apps.people.shapes import BULK_USER, MAX_BULK  # noqa: E402
+from apps.people.shapes import BULK_USER, MAX_BULK, USER  # noqa: E402
 from apps.providers import services as providers  # noqa: E402
 from apps.providers.models import ProviderAccount  # noqa: E402
 from apps.rest.validation import Errors, Field  # noqa: E402
 from apps.templates import services as templates  # noqa: E402
 from notifier.ids import uuid7  # noqa: E402
 from notifier.message import Mode  # noqa: E402
-from tests.bench.load import EMAIL, PEOPLE, TEMPLATES, person  # noqa: E402
+from tests.bench.load import CONNECTED, EMAIL, PEOPLE, TEMPLATES, connected, person  # noqa: E402
 
 SENDER = "Bench <hello@bench.example.com>"
 
@@ -57,7 +58,18 @@ def fill(path: Path) -> None:
             people.put_users([(values.pop("id"), values) for values in users], source="bench")
             rows = User.objects.in_bulk([person(n) for n in page], field_name="external_id")
             Device.objects.bulk_create([_device(rows[person(n)], n) for n in page])
+    with transaction.atomic():
+        for number in range(CONNECTED):
+            _put_connected(number)
     path.write_text(json.dumps({"key": key, "secret": secret}))
+
+
+def _put_connected(number: int) -> None:
+    id = connected(number)
+    values = {"email": f"{id}@people.bench.example.com", "phone": f"+1415555{number:04d}", "locale": "en"}
+    people.put_user(id, _parsed(USER, values), source="bench")
+    device = _parsed(DEVICE, {"platform": "ios", "token": f"{number:064x}"})
+    people.register_device(id, device, source="bench")
 
 
 def _device(user: User, number: int) -> Device:
@@ -108,5 +120,15 @@ def point_accounts(url: str, smtp_port: str, key_file: str) -> None:
         providers.check(account)
 
 
+def add_sandbox(url: str, keys: str, apns_port: str, smtp_port: str) -> None:
+    found = Sandbox(url, Path(keys), int(apns_port), int(smtp_port)).accounts()
+    for name, values in found.items():
+        if values["kind"] in ("apns", "twilio") and name.endswith("-main"):
+            account = ProviderAccount(name=name, **values)
+            account.save()
+            providers.check(account)
+
+
 if __name__ == "__main__":
-    {"people": lambda path: fill(Path(path)), "accounts": point_accounts}[sys.argv[1]](*sys.argv[2:])
+    commands = {"people": lambda path: fill(Path(path)), "accounts": point_accounts, "sandbox": add_sandbox}
+    commands[sys.argv[1]](*sys.argv[2:])

@@ -95,6 +95,15 @@ GOALS = (
     _least("mail over SMTP, rate against django-post_office", "email vs post_office", "x", 2, 4),
     _least("mail over SMTP, CPU against django-post_office", "email cpu vs post_office", "x less", 2, 4),
     _known("mail over SMTP", "email ours per_s", "/s"),
+    _known("SMS, accepted to provider, p95, APNs answers", "hung sms quiet p95 ms", " ms"),
+    _known("SMS, accepted to provider, p95, APNs hangs", "hung sms p95 ms", " ms"),
+    _most("what that adds, of the 10 % or 20 ms that it may", "hung sms added %", " %", 100, 25),
+    _known("email, accepted to provider, p95, APNs answers", "hung email quiet p95 ms", " ms"),
+    _known("email, accepted to provider, p95, APNs hangs", "hung email p95 ms", " ms"),
+    _most("what that adds, of the 10 % or 20 ms that it may", "hung email added %", " %", 100, 25),
+    _most("APNs is back after a minute: until its backlog is gone, worst", "hung backlog s", " s", 60, 30),
+    _most("pushes accepted while APNs hung that were lost", "hung pushes lost", "", 0, 0),
+    _most("pushes accepted while APNs hung that were not sent in the end", "hung pushes not sent", "", 0, 0),
 )
 
 

@@ -111,6 +111,9 @@ class Smtp(asyncio.Protocol):
             if self._is_data:
                 self._is_data = False
                 self._state.mails += 1
+                _, named, after = found.partition(b"\r\nX-Delivery-Id: ")
+                if named:
+                    self._state.arrivals.setdefault(after[:36].decode(), time.time())
                 self._transport.write(b"250 2.0.0 queued\r\n")
             else:
                 self._command(found[:4].upper())
