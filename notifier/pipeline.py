@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from uuid import UUID
@@ -56,6 +56,16 @@ class Worker:
         loop = Loop(ledger.record, watch_slots=watch_slots)
         router = Router()
         return cls(ledger, loop, router, Dispatcher(loop, router, exchange_token), clock, must_stop)
+
+    def prepare(self, channels: Collection[str]) -> None:
+        """Make ready what the first messages of these channels would else wait for."""
+        accounts = [
+            account
+            for account in self.ledger.accounts()
+            if account.is_active
+            and any(served.split(":")[0] in channels for served in provider_class(account.kind).serves)
+        ]
+        self.loop.call(self.dispatcher.prepare(accounts))
 
     def close(self, timeout_s: float) -> None:
         """Let what is open end and be recorded, close the providers' connections, stop the loop."""

@@ -91,9 +91,16 @@ class FakeProvider(Provider):
     open_now: ClassVar[int] = 0
     most_open: ClassVar[int] = 0
     sent: ClassVar[list[Message]] = []
+    prepared: ClassVar[list[str]] = []
+
+    async def prepare(self) -> None:
+        type(self).prepared.append(self.surroundings.account_name)
+        if self.settings.key == "wrong":
+            raise OSError
 
     @classmethod
     def reset(cls) -> None:
+        cls.prepared = []
         cls.script = lambda message: Outcome(Kind.ACCEPTED)
         cls.latency_s, cls.open_now, cls.most_open, cls.sent, cls.batch_size = 0.0, 0, 0, [], 1
 

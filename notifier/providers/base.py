@@ -58,6 +58,10 @@ class Provider(ABC):
         that may have been taken.
         """
 
+    async def prepare(self) -> None:
+        """Make ready what the first send would else wait for: a token, a connection. What it raises is only noted."""
+        return None
+
     def verify(self, callback: Callback) -> bool:
         """Whether a callback is really the provider's: its signature over the raw body, in constant time.
 

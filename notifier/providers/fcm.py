@@ -182,6 +182,10 @@ class Fcm(Provider):
     async def aclose(self) -> None:
         await self._bearer.aclose()
 
+    async def prepare(self) -> None:
+        async with asyncio.timeout(2 * TOKEN_TIMEOUT_S):
+            await self._bearer.token()
+
     async def send(self, batch: Sequence[Message]) -> list[Outcome]:
         return await http.each(self._send, batch)
 

@@ -105,6 +105,14 @@ class Dispatcher:
             problem = type(error).__name__
         return [Outcome(Kind.UNCERTAIN, code=problem, detail="the adapter failed")] * len(jobs)
 
+    async def prepare(self, accounts: Sequence[Account]) -> None:
+        """Make the providers of `accounts` ready, so that no first message waits for that."""
+        for account in accounts:
+            try:
+                await self._provider(account).prepare()
+            except Exception as error:  # the border: the first message finds the same, and has an outcome for it
+                log.info("provider_not_ready", account=account.name, error=type(error).__name__)
+
     async def aclose(self) -> None:
         """Close every connection; nothing may be sent any more."""
         for _, provider in self._providers.values():

@@ -183,6 +183,20 @@ def test_a_row_that_killed_its_worker_is_sent_alone(worker: Worker, ledger: Memo
     assert len(ledger.waiting) == 1
 
 
+def test_a_worker_makes_the_accounts_of_its_channels_ready_whatever_comes_of_it(
+    worker: Worker, ledger: MemoryLedger
+) -> None:
+    wrong = replace(ACCOUNT, id=2, name="fake-wrong", settings={"key": "wrong"})
+    ledger.known_accounts = (wrong, replace(ACCOUNT, id=3, name="fake-off", is_active=False), ACCOUNT)
+    worker.prepare({"push"})
+    worker.prepare({"email"})
+    ledger.waiting = [claimed(1)]
+    assert deliver(worker, "email.normal", []) == 1
+    assert worker.loop.wait_recorded(5)
+    assert FakeProvider.prepared == ["fake-wrong", "fake-main"]
+    assert states(ledger) == {"sent": 1}
+
+
 def test_a_worker_that_is_to_stop_takes_no_more_and_gives_back_what_it_has(
     worker: Worker, ledger: MemoryLedger
 ) -> None:
