@@ -77,7 +77,7 @@ class Dispatcher:
         elsewhere = outcome.kind is Kind.MISCONFIGURED and self._router.has_another(job.claimed, job.account)
         return Result(
             job.claimed,
-            judge(job.claimed, outcome, elsewhere=elsewhere),
+            judge(job.claimed, outcome, elsewhere=elsewhere, is_away=self._router.breaker(job.account).is_open),
             outcome,
             job.account.id,
             started_at=started,

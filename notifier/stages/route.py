@@ -11,7 +11,8 @@ from notifier.message import Channel, Lane, Mode
 from notifier.outcome import Kind, Outcome, Scope
 from notifier.providers.registry import provider_class
 
-FAILURES_TO_OPEN = 10  # in a row
+FAILURES_TO_OPEN = 10  # in a row; or so many calls, and then no answer to any for SILENT_S
+SILENT_S = 5.0  # half of a call's time: a hung provider would else be handed all that comes in the whole of it
 OPEN_S = 5.0  # first; doubles
 MOST_OPEN_S = 10.0  # with a probe that hangs and what waits (below): all goes on within a minute of its return
 PROBE_S = 15.0  # above the longest call: a probe without an answer by then was never made
@@ -26,12 +27,15 @@ MOST_WAIT_S = 20.0
 class Breaker:
     """Whether an account is worth a call, by what its last calls came to; this process's view.
 
-    Opens after failures in a row; lets one probe through when its time is over; closes on the first answer.
+    Opens after failures in a row, or when nobody answers; lets one probe through when its time is over; closes on the
+    first answer.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._failures = 0
+        self._unanswered = 0  # calls since anything came back, and when there were too many of them
+        self._silent_since = 0.0
         self._open_s = OPEN_S
         self._until = 0.0
         self._opened_at = 0.0
@@ -47,6 +51,19 @@ class Breaker:
         self._probing_since = now
         return True
 
+    def asked(self) -> None:
+        """A call is about to be made."""
+        self._unanswered += 1
+        if self._unanswered == FAILURES_TO_OPEN:
+            self._silent_since = self._clock()
+
+    def listen(self) -> None:
+        """Open when many calls were made and nothing comes back."""
+        if self._unanswered < FAILURES_TO_OPEN or self.is_open:
+            return
+        if self._clock() - self._silent_since >= SILENT_S:
+            self._open_for_longer()
+
     @property
     def is_open(self) -> bool:
         return self._until != 0.0
@@ -60,17 +77,21 @@ class Breaker:
         return now - self._opened_at
 
     def saw(self, outcome: Outcome) -> None:
+        self._unanswered = 0
         if outcome.kind is Kind.MISCONFIGURED and outcome.scope is Scope.ACCOUNT:
             self._open_for(SICK_S)
         elif outcome.kind in (Kind.UNAVAILABLE, Kind.UNCERTAIN):
             self._failures += 1
-            if self._probing_since is not None or self._failures == FAILURES_TO_OPEN:
-                self._open_for(self._open_s)
-                self._open_s = min(self._open_s * 2, MOST_OPEN_S)
+            if self._probing_since is not None or (self._failures >= FAILURES_TO_OPEN and not self.is_open):
+                self._open_for_longer()
         elif outcome.kind is Kind.THROTTLED and outcome.scope is Scope.ACCOUNT:
             self._open_for(outcome.retry_after_s or 1.0)
         else:
             self._failures, self._open_s, self._until, self._probing_since = 0, OPEN_S, 0.0, None
+
+    def _open_for_longer(self) -> None:
+        self._open_for(self._open_s)
+        self._open_s = min(self._open_s * 2, MOST_OPEN_S)
 
     def _open_for(self, seconds: float) -> None:
         now = self._clock()
@@ -103,13 +124,17 @@ class Router:
         fitting = self._fitting(claimed)
         if not fitting:
             return _wait(claimed, "provider_paused", "no active account serves it")
+        for account in fitting:
+            self.breaker(account).listen()
         healthy = [account for account in fitting if not self.breaker(account).is_open]
         # A try that failed goes elsewhere next time, where there is an elsewhere.
         others = [account for account in healthy if account.id != claimed.last_account_id]
         for account in self._by_weight(others if claimed.state == "retrying" and others else healthy):
+            self.breaker(account).asked()
             return account
         for account in fitting:
             if self.breaker(account).allows():
+                self.breaker(account).asked()
                 return account
         away_s = min(self.breaker(account).away_s for account in fitting)
         return _wait(claimed, "provider_unavailable", ", ".join(account.name for account in fitting), away_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from notifier.ledger import Claimed, Verdict
 from notifier.lifecycle import State
@@ -22,6 +23,7 @@ CALL_TIMEOUT_S: dict[Lane, float] = {Lane.CRITICAL: 5.0, Lane.NORMAL: 10.0, Lane
 LEASE_S: dict[Lane, float] = {Lane.CRITICAL: 15.0, Lane.NORMAL: 60.0, Lane.BULK: 60.0}
 
 THROTTLED_DEFAULT_S = 5.0  # a provider that names no time
+AWAY_S = 20.0  # the account answers nobody: that is waited for (see route), not the message's own gap of hours
 OUR_FAULT_S = 30.0  # our account is wrong and there is no other: look again then
 _MOST_DETAIL = 500
 
@@ -39,18 +41,26 @@ def backoff_s(lane: Lane, tries: int, chance: random.Random | None = None) -> fl
     """The gap after `tries` counted tries, with jitter: half to all of it, so that what failed together does not
     come back together."""
     gaps = SCHEDULE_S[lane]
-    return gaps[min(tries, len(gaps)) - 1] * (chance or random).uniform(0.5, 1.0)
+    return gaps[min(tries, len(gaps)) - 1] * _jitter(chance)
 
 
-def judge(claimed: Claimed, outcome: Outcome, *, elsewhere: bool = False) -> Verdict:
+def _jitter(chance: random.Random | None = None) -> float:
+    return (chance or random).uniform(0.5, 1.0)
+
+
+def judge(claimed: Claimed, outcome: Outcome, *, elsewhere: bool = False, is_away: bool = False) -> Verdict:
     """What becomes of a delivery after one try. Pure but for the jitter.
 
-    `elsewhere`: another account could take it at once.
+    `elsewhere`: another account could take it at once. `is_away`: the account answers nobody now, and is held back as
+    a whole: its return is waited for, however often this message was tried.
     """
     if outcome.kind is Kind.MISCONFIGURED and outcome.scope is Scope.ACCOUNT and elsewhere:
         # The account is left alone from now on, so the next claim goes to the other one.
         return Verdict(claimed.state, retry_in_s=0.0, queue_lane=claimed.queue_lane)
-    return _RULES[outcome.kind](claimed, outcome)
+    verdict = _RULES[outcome.kind](claimed, outcome)
+    if is_away and verdict.waiting == "retry_backoff" and verdict.retry_in_s is not None:
+        return replace(verdict, retry_in_s=min(verdict.retry_in_s, AWAY_S * _jitter()))
+    return verdict
 
 
 def _accepted(claimed: Claimed, outcome: Outcome) -> Verdict:

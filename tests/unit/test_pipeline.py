@@ -294,6 +294,53 @@ def test_an_account_that_was_away_for_however_long_is_tried_again_within_ten_sec
         breaker.saw(Outcome(Kind.UNCERTAIN))
 
 
+def test_an_account_that_answers_nothing_is_left_alone_before_its_calls_have_timed_out(worker: Worker) -> None:
+    from notifier.stages.route import Router
+
+    now = [0.0]
+    router = Router(clock=lambda: now[0])
+    router.use([ACCOUNT])
+    assert router.pick(claimed()) == ACCOUNT
+    now[0] += 60
+    for _ in range(29):  # what is asked all at once has had no time to be answered
+        assert router.pick(claimed()) == ACCOUNT
+    now[0] += 5
+    stop = router.pick(claimed())
+    assert isinstance(stop, Stop) and stop.waiting == "provider_unavailable"
+    for _ in range(20):
+        router.breaker(ACCOUNT).saw(Outcome(Kind.UNCERTAIN))  # their time is over: what is known is no news
+    now[0] += 5
+    assert router.pick(claimed()) == ACCOUNT, "the probe"
+    assert isinstance(router.pick(claimed()), Stop)
+    router.breaker(ACCOUNT).saw(Outcome(Kind.ACCEPTED))
+    assert router.pick(claimed()) == ACCOUNT
+
+
+def test_a_slow_account_is_none_that_answers_nothing(worker: Worker) -> None:
+    from notifier.stages.route import Router
+
+    now = [0.0]
+    router = Router(clock=lambda: now[0])
+    router.use([ACCOUNT])
+    for number in range(500):
+        now[0] += 0.1
+        assert router.pick(claimed()) == ACCOUNT
+        if number % 45 == 44:
+            router.breaker(ACCOUNT).saw(Outcome(Kind.ACCEPTED))
+
+
+def test_what_failed_while_its_account_answers_nobody_waits_for_the_account_and_not_its_own_gap(
+    worker: Worker, ledger: MemoryLedger
+) -> None:
+    FakeProvider.script = lambda message: Outcome(Kind.UNCERTAIN)
+    ledger.waiting = list(many(30, tries=5))  # the gap after the sixth try is half an hour and more
+    deliver(worker, "email.normal", [])
+    assert worker.loop.wait_recorded(5)
+    waits = [result.verdict.retry_in_s or 0.0 for result in ledger.results]
+    assert sum(wait > 900 for wait in waits) == 9, "until the tenth failure in a row they were the messages' own"
+    assert sum(wait <= 20 for wait in waits) == 21
+
+
 def test_the_longer_an_account_is_away_the_more_rarely_what_waits_for_it_looks_again(worker: Worker) -> None:
     from notifier.stages.route import FAILURES_TO_OPEN, Router
 

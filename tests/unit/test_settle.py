@@ -50,6 +50,21 @@ def claimed(**values: Any) -> Claimed:
     return replace(base, **values)
 
 
+@pytest.mark.parametrize("kind", [Kind.UNAVAILABLE, Kind.UNCERTAIN])
+def test_a_try_that_met_an_account_that_answers_nobody_counts_and_waits_no_longer_than_that_is_left_alone(
+    kind: Kind,
+) -> None:
+    late = claimed(state=State.RETRYING, tries=5)
+    away = judge(late, Outcome(kind), is_away=True)
+    own = judge(late, Outcome(kind))
+    assert (away.state, away.is_counted, away.queue_lane) == (own.state, own.is_counted, own.queue_lane)
+    assert 10 <= (away.retry_in_s or 0) <= 20 < 1800 <= (own.retry_in_s or 0)
+    first = judge(claimed(), Outcome(kind), is_away=True)
+    assert (first.retry_in_s or 0) <= 5, "a shorter gap stays"
+    last = judge(claimed(tries=MAX_TRIES[Lane.NORMAL] - 1), Outcome(kind), is_away=True)
+    assert last.state is State.DEAD and last.retry_in_s is None
+
+
 @pytest.mark.parametrize(
     ("kind", "state", "waits", "counted"),
     [
