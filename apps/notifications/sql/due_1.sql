@@ -36,7 +36,7 @@ BEGIN
        LIMIT most - rung
     ), out AS (
       UPDATE notifications_expansion e SET wake_at = now() + again_s * interval '1 second'
-        FROM pick WHERE e.id = pick.id RETURNING e.id, e.client_id)
+       WHERE e.id = ANY (ARRAY(SELECT id FROM pick)) RETURNING e.id, e.client_id)
     SELECT json_agg(json_build_array(id, client_id)) INTO expansions FROM out;
   END IF;
   RETURN json_build_object(

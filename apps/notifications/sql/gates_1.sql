@@ -25,13 +25,15 @@ BEGIN
          array_agg(DISTINCT d.notification_id)
     INTO read, named
     FROM notifications_delivery d
-    JOIN clients_client cl ON cl.id = d.client_id
-    JOIN people_category cat ON cat.id = d.category_id
-    LEFT JOIN people_user u ON u.id = d.user_id
-    LEFT JOIN people_preference f
-      ON f.user_id = d.user_id AND f.category_id = d.category_id AND f.channel = d.channel
-    LEFT JOIN people_address a ON a.id = d.address_id
-    LEFT JOIN people_device v ON v.id = d.device_id
+    -- LIMIT 1: each is looked up by its key, whatever the planner thought of the size of the table.
+    JOIN LATERAL (SELECT * FROM clients_client x WHERE x.id = d.client_id LIMIT 1) cl ON true
+    JOIN LATERAL (SELECT * FROM people_category x WHERE x.id = d.category_id LIMIT 1) cat ON true
+    LEFT JOIN LATERAL (SELECT * FROM people_user x WHERE x.id = d.user_id LIMIT 1) u ON true
+    LEFT JOIN LATERAL (
+      SELECT x.is_on FROM people_preference x
+       WHERE x.user_id = d.user_id AND x.category_id = d.category_id AND x.channel = d.channel LIMIT 1) f ON true
+    LEFT JOIN LATERAL (SELECT * FROM people_address x WHERE x.id = d.address_id LIMIT 1) a ON true
+    LEFT JOIN LATERAL (SELECT * FROM people_device x WHERE x.id = d.device_id LIMIT 1) v ON true
     LEFT JOIN LATERAL (
       SELECT x.reason, x.created_at FROM people_suppression x
        WHERE x.address_hash = d.address_hash AND x.channel = d.channel
@@ -51,7 +53,7 @@ BEGIN
   SELECT json_agg(json_build_array(n.id, n.template_version_id, c.recipients, c.data, c.options, c.inline))
     INTO asked
     FROM notifications_notification n
-    JOIN notifications_content c ON c.id = n.id AND c.id BETWEEN lo AND hi
+    JOIN notifications_content c ON c.id = n.id AND c.id = ANY (named) AND c.id BETWEEN lo AND hi
    WHERE n.id = ANY (named) AND n.id BETWEEN lo AND hi;
   RETURN json_build_object(
     'rows', coalesce(read, '[]'), 'asked', coalesce(asked, '[]'),

@@ -8,6 +8,7 @@ AS $$
 DECLARE
   lo uuid := (doc ->> 'lo')::uuid;
   hi uuid := (doc ->> 'hi')::uuid;
+  ids uuid[] := ARRAY(SELECT (r ->> 'id')::uuid FROM jsonb_array_elements(doc -> 'results') r);
   counted uuid[];
 BEGIN
   WITH v AS MATERIALIZED (
@@ -17,14 +18,14 @@ BEGIN
       ended float8, outcome text, scope text, ref text, code text, http int, said text, tally int)
   ), ended AS (
     DELETE FROM notifications_pending p USING v
-     WHERE p.id = v.id AND p.claim_no = v.claim_no AND v.retry_in IS NULL
+     WHERE p.id = ANY (ids) AND p.id = v.id AND p.claim_no = v.claim_no AND v.retry_in IS NULL
     RETURNING p.id
   ), again AS (
     UPDATE notifications_pending p
        SET due_at = least(now() + v.retry_in * interval '1 second', v.expires), -- the claim then ends what is over
            wake_at = least(now() + v.retry_in * interval '1 second', v.expires),
            lease_until = NULL, waiting = v.waiting, lane = v.lane, tries = p.tries + v.counted, crashes = 0
-      FROM v WHERE p.id = v.id AND p.claim_no = v.claim_no AND v.retry_in IS NOT NULL
+      FROM v WHERE p.id = ANY (ids) AND p.id = v.id AND p.claim_no = v.claim_no AND v.retry_in IS NOT NULL
        AND (p.lease_until IS NOT NULL OR p.crashes > 0) -- else it is written already: the repeat of a lost COMMIT
     RETURNING p.id
   ), mine AS MATERIALIZED (
@@ -49,7 +50,7 @@ BEGIN
            account_id = coalesce(w.account, d.account_id), claim_no = w.claim_no,
            sent_at = CASE WHEN w.state = 'sent' THEN to_timestamp(w.ended) ELSE d.sent_at END,
            ended_at = CASE WHEN w.retry_in IS NULL THEN now() ELSE NULL END
-      FROM w WHERE d.id = w.id AND d.id BETWEEN lo AND hi AND w.is_mine
+      FROM w WHERE d.id = ANY (ids) AND d.id = w.id AND d.id BETWEEN lo AND hi AND w.is_mine
   ), tallied AS (
     INSERT INTO notifications_tally (hour, client_id, mode, channel, lane, category_id, template_version_id,
                                      campaign_id, account_id, from_state, to_state, n)

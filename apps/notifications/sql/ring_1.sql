@@ -52,10 +52,11 @@ BEGIN
      LIMIT room
   ), rung AS (
     UPDATE notifications_pending p
-       SET wake_at = now() + rung_s * interval '1 second', crashes = p.crashes + pick.was_leased::int,
+       SET wake_at = now() + rung_s * interval '1 second', crashes = p.crashes + (p.lease_until IS NOT NULL)::int,
            lease_until = NULL
-      FROM pick WHERE p.id = pick.id
-    RETURNING p.id, p.client_id, p.claim_no, p.crashes, pick.was_leased)
+     WHERE p.id = ANY (ARRAY(SELECT id FROM pick))
+    RETURNING p.id, p.client_id, p.claim_no, p.crashes,
+              p.id = ANY (ARRAY(SELECT id FROM pick WHERE pick.was_leased)) AS was_leased)
   SELECT json_agg(json_build_array(id, client_id, claim_no, crashes, was_leased)) INTO picked FROM rung;
   RETURN json_build_object(
     'picked', coalesce(picked, '[]'),
