@@ -230,8 +230,9 @@ def server_roots(servers: Servers) -> dict[str, list[int]]:
 
 def _mark() -> str:
     digest = hashlib.sha256()
-    for path in sorted([*ROOT.glob("apps/*/migrations/*.py"), *Path(__file__).parent.glob("*.py")]):
-        if path.name in ("prepare.py", "load.py") or path.parent.name == "migrations":
+    schema = [*ROOT.glob("apps/*/migrations/*.py"), *ROOT.glob("apps/*/sql/*.sql")]
+    for path in sorted([*schema, *Path(__file__).parent.glob("*.py")]):
+        if path.name in ("prepare.py", "load.py") or path.parent.name in ("migrations", "sql"):
             digest.update(path.read_bytes())
     return digest.hexdigest()
 
