@@ -40,8 +40,3 @@ def storable(text: str, limit: int) -> str:
 def jsons(values: Iterable[Any]) -> str:
     """Values for `jsonb[]`; None becomes SQL NULL."""
     return texts(None if value is None else json.dumps(value) for value in values)
-
-
-def times(values: Iterable[float | None]) -> str:
-    """Unix seconds for `float8[]`, to be given to to_timestamp()."""
-    return plain(None if value is None else repr(value) for value in values)
