@@ -88,6 +88,7 @@ class FakeProvider(Provider):
     Settings = FakeSettings
     script: ClassVar[Callable[[Message], Outcome]] = lambda message: Outcome(Kind.ACCEPTED)
     latency_s: ClassVar[float] = 0.0
+    hangs: ClassVar[Callable[[Message], bool]] = lambda message: False
     open_now: ClassVar[int] = 0
     most_open: ClassVar[int] = 0
     sent: ClassVar[list[Message]] = []
@@ -102,6 +103,7 @@ class FakeProvider(Provider):
     def reset(cls) -> None:
         cls.prepared = []
         cls.script = lambda message: Outcome(Kind.ACCEPTED)
+        cls.hangs = lambda message: False
         cls.latency_s, cls.open_now, cls.most_open, cls.sent, cls.batch_size = 0.0, 0, 0, [], 1
 
     async def send(self, batch: Sequence[Message]) -> list[Outcome]:
@@ -111,6 +113,8 @@ class FakeProvider(Provider):
         try:
             if cls.latency_s:
                 await asyncio.sleep(cls.latency_s)
+            if any(cls.hangs(message) for message in batch):
+                await asyncio.Event().wait()
             cls.sent += batch
             return [cls.script(message) for message in batch]
         finally:

@@ -24,7 +24,7 @@ def setting(default: Any = "", *, secret: bool = False, help: str = "") -> Any:
 class Surroundings:
     """What a provider instance is given beside its settings; made in the worker process, after the fork.
 
-    `carrier`: the process's pooled HTTP client (`notifier.providers.http.Carrier`).
+    `carrier`: the process's pooled HTTP client (`notifier.providers.carrier.Carrier`).
     `exchange_token`: shares a short-lived token between processes; see `notifier.providers.apns`.
     `hook_url`: the public URL that this account's callbacks come to.
     """

@@ -18,8 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import msgspec
 import requests
 from firebase_admin import credentials, messaging
+from firebase_admin._messaging_encoder import MessageEncoder
 from google.auth.credentials import TokenState
 from google.auth.exceptions import GoogleAuthError, RefreshError
 from google.auth.transport.requests import Request
@@ -34,6 +36,8 @@ PAYLOAD_LIMIT_BYTES = 4096
 TTL_LIMIT_S = 2_419_200  # 4 weeks
 TOKEN_TIMEOUT_S = 8.0
 RENEWAL_GAP_S = 60.0  # one token after another refused within it: then it is not the token
+
+_ENCODER = MessageEncoder()  # what `str(messaging.Message)` encodes with, to JSON's own types
 
 _BAD_TOKEN = Outcome(Kind.GONE, Scope.ADDRESS, reason="bad_token")
 _TARGET_FIELDS = frozenset({"message.token", "message.fid"})
@@ -240,38 +244,46 @@ class Fcm(Provider):
                 return http.classified(
                     http.REJECTED_CONTENT, code="reserved_key", detail=f"data key {key[:40]!r} is FCM's own"
                 )
-        built = messaging.Message(data=data, android=self._android(message, content))
+        built = messaging.Message(data=data)
         if not content.options.silent:
             built.notification = messaging.Notification(content.title, content.body, content.options.image or None)
         # Set as an attribute: given to the constructor, a token costs a DeprecationWarning each (7.7).
         setattr(built, "fid" if message.address.token_kind == "fcm_fid" else "token", message.address.value)
-        wire = str(built)
-        if len(wire) > PAYLOAD_LIMIT_BYTES and (size := _payload_bytes(wire)) > PAYLOAD_LIMIT_BYTES:
+        encoded = _ENCODER.default(built)
+        encoded["android"] = self._android(message, content)
+        wire = msgspec.json.encode(encoded)
+        if len(wire) > PAYLOAD_LIMIT_BYTES and (size := _payload_bytes(encoded)) > PAYLOAD_LIMIT_BYTES:
             return http.classified(
                 http.TOO_LARGE, code="too_large", detail=f"{size} bytes, at most {PAYLOAD_LIMIT_BYTES}"
             )
-        validate = ', "validate_only": true' if self.settings.validate_only else ""
-        return f'{{"message": {wire}{validate}}}'.encode()
+        validate = b', "validate_only": true' if self.settings.validate_only else b""
+        return b'{"message": ' + wire + validate + b"}"
 
-    def _android(self, message: Message, content: PushContent) -> Any:
+    def _android(self, message: Message, content: PushContent) -> dict[str, Any]:
         options = content.options
         left_s = int(message.expires_at - time.time())
         if options.ttl_s is not None:
             left_s = min(left_s, options.ttl_s)
-        config = messaging.AndroidConfig(
-            collapse_key=_collapse_key(message),
-            priority=options.priority,
-            ttl=min(max(left_s, 0), TTL_LIMIT_S),
-        )
-        if not options.silent:
-            config.notification = messaging.AndroidNotification(
-                tag=message.collapse_id or None,
-                sound=options.sound or None,
-                notification_count=options.badge,
-                channel_id=self.settings.android_channel_id or None,
-                priority=_LOUDNESS.get(options.interruption_level),
-            )
-        return config
+        loudness = _LOUDNESS.get(options.interruption_level)
+        shared = _android(options.priority, options.sound, options.badge, self.settings.android_channel_id, loudness)
+        own = {**shared, "ttl": f"{min(max(left_s, 0), TTL_LIMIT_S)}s"}
+        if collapse_key := _collapse_key(message):
+            own["collapse_key"] = collapse_key
+        shown = own.pop("notification", {})
+        if not options.silent and (shown := shown | ({"tag": message.collapse_id} if message.collapse_id else {})):
+            own["notification"] = shown
+        return own
+
+
+@functools.lru_cache(256)
+def _android(priority: str, sound: str, badge: int | None, channel_id: str, loudness: str | None) -> Mapping[str, Any]:
+    """What many messages have in common, built and checked once. Raises ValueError for what FCM refuses."""
+    notification = messaging.AndroidNotification(
+        sound=sound or None, notification_count=badge, channel_id=channel_id or None, priority=loudness
+    )
+    config = messaging.AndroidConfig(priority=priority, notification=notification)
+    encoded: dict[str, Any] = _ENCODER.encode_android(config)
+    return encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,13 +338,9 @@ def _outcome(reply: http.Reply) -> Outcome:
     )
 
 
-def _payload_bytes(wire: str) -> int:
+def _payload_bytes(encoded: Mapping[str, Any]) -> int:
     """The size of a message as FCM counts it, on the safe side: all but its target, compact, in UTF-8."""
-    message = json.loads(wire)
-    for target in ("token", "fid"):
-        message.pop(target, None)
-    compact = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
-    return len(compact.encode("utf-8", "surrogatepass"))
+    return len(msgspec.json.encode({name: value for name, value in encoded.items() if name not in ("token", "fid")}))
 
 
 def _collapse_key(message: Message) -> str | None:

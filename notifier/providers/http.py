@@ -1,9 +1,4 @@
-"""How an adapter talks HTTP: the worker process's one pooled client, and what is made of its answers.
-
-A send ends in exactly one of three ways: a `Reply`, `NotSent` (the provider cannot have it) or `Uncertain`
-(it may have it). The line between the last two is one fact: was any byte of the body handed to the socket.
-aiohttp repeats no POST by itself (3.14, `IDEMPOTENT_METHODS`), follows no redirect here and keeps no cookie.
-"""
+"""What adapters make of HTTP: the three ways in which a call ends, and what each answer means."""
 
 from __future__ import annotations
 
@@ -17,23 +12,13 @@ from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
-
-import aiohttp
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_exceptions import HttpProcessingError
 
 from notifier.message import Message
 from notifier.outcome import Kind, Outcome, Scope
 from notifier.providers.base import ConfigurationError
-
-ANSWER_LIMIT_BYTES = 64 * 1024  # no provider's answer to a send comes near; more is not an answer to it
-KEEPALIVE_S = 15.0  # below the 60 s and more after which vendors close, so that we never write into a closing socket
-
-_Failure = (aiohttp.ClientError, HttpProcessingError, OSError, ValueError)
 
 
 class NotSent(Exception):
@@ -64,84 +49,6 @@ class Reply:
         except (ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
-
-
-class _Body(aiohttp.BytesPayload):
-    """A request body that knows whether any of it went to the socket (aiohttp sends the headers with it)."""
-
-    is_written = False
-
-    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        self.is_written = True
-        await super().write_with_length(writer, content_length)
-
-
-class Carrier:
-    """The pooled HTTP client of one worker process. Make it on the process's event loop, after the fork."""
-
-    def __init__(self, *, limit: int = 200, limit_per_host: int = 100, keepalive_s: float = KEEPALIVE_S) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=limit, limit_per_host=limit_per_host, keepalive_timeout=keepalive_s, ttl_dns_cache=60
-            ),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # post() times the whole call
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity"},
-            auto_decompress=False,  # nobody inflates a 64 KiB answer into our memory
-            trust_env=False,
-        )
-
-    async def post(
-        self,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        data: bytes,
-        timeout_s: float,
-        ssl_context: ssl.SSLContext | None = None,
-    ) -> Reply:
-        """POST once. `timeout_s` covers the wait for a connection, the request and the whole answer.
-
-        Raises NotSent or Uncertain and nothing else (but what cancels the caller).
-        """
-        body = _Body(data)
-        try:
-            async with asyncio.timeout(timeout_s):
-                async with self._session.post(
-                    url, headers=headers, data=body, allow_redirects=False, ssl=ssl_context or True
-                ) as response:
-                    return Reply(response.status, response.headers, await _read(response))
-        except TimeoutError as error:
-            if body.is_written:
-                raise Uncertain(f"no whole answer within {timeout_s:g} s") from error
-            raise NotSent(f"no connection within {timeout_s:g} s") from error
-        except _Failure as error:
-            if body.is_written:
-                garbled = isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError))
-                raise Uncertain(f"{type(error).__name__} after the request was written", garbled=garbled) from error
-            words = f": {error}" if isinstance(error, aiohttp.ClientConnectionError) else ""  # others quote the request
-            raise NotSent(readable(f"{type(error).__name__}{words}")) from error
-
-    async def aclose(self) -> None:
-        await self._session.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    found = bytearray()
-    while chunk := await response.content.read(ANSWER_LIMIT_BYTES + 1 - len(found)):
-        found += chunk
-        if len(found) > ANSWER_LIMIT_BYTES:
-            response.close()  # not release(): the rest must not be read into the pool
-            raise Uncertain(f"an answer of more than {ANSWER_LIMIT_BYTES} bytes", garbled=True)
-    return bytes(found)
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -15,7 +15,7 @@ from notifier.loop import Loop
 from notifier.message import Message
 from notifier.outcome import Kind, Outcome, Scope
 from notifier.providers.base import ConfigurationError, Provider, Surroundings
-from notifier.providers.http import Carrier
+from notifier.providers.carrier import Carrier
 from notifier.providers.registry import provider_class
 from notifier.stages.route import Router
 from notifier.stages.settle import judge
@@ -49,12 +49,13 @@ class Dispatcher:
 
     async def _start(self, calls: Sequence[Sequence[Job]]) -> None:
         self._loop.recorder.opened(sum(len(jobs) for jobs in calls))
+        groups: dict[float, _Together] = {}
         for jobs in calls:
-            task = asyncio.create_task(self._call(jobs))
-            _running.add(task)
-            task.add_done_callback(_running.discard)
+            timeout_s = max(job.message.timeout_s for job in jobs) + GRACE_S
+            group = groups.get(timeout_s) or groups.setdefault(timeout_s, _Together(timeout_s))
+            group.run(self._call(jobs, group))
 
-    async def _call(self, jobs: Sequence[Job]) -> None:
+    async def _call(self, jobs: Sequence[Job], group: _Together) -> None:
         started = time.time()
         account = jobs[0].account
         results: list[Result] = []
@@ -65,10 +66,11 @@ class Dispatcher:
                 breaker.saw(outcome)
                 results.append(self._result(job, outcome, started))
         except BaseException as error:  # whatever it is, each message has a result and gives its room back
-            log.error("call_broken_off", account=account.name, error=type(error).__name__)
-            broken = Outcome(Kind.UNCERTAIN, code=type(error).__name__, detail="the call was broken off")
+            code = "TimeoutError" if group.is_over else type(error).__name__
+            log.error("call_broken_off", account=account.name, error=code)
+            broken = Outcome(Kind.UNCERTAIN, code=code, detail="the call was broken off")
             results += [self._result(job, broken, started) for job in jobs[len(results) :]]
-            if not isinstance(error, Exception):
+            if not (group.is_over or isinstance(error, Exception)):
                 raise
         finally:
             self._loop.recorder.add(results, ended_calls=len(jobs))
@@ -95,8 +97,7 @@ class Dispatcher:
             log.error("provider_not_made", account=account.name, error=type(error).__name__)
             return [Outcome(Kind.UNAVAILABLE, Scope.ACCOUNT, code=type(error).__name__)] * len(jobs)
         try:
-            async with asyncio.timeout(max(message.timeout_s for message in messages) + GRACE_S):
-                outcomes = await provider.send(messages)
+            outcomes = await provider.send(messages)
             if len(outcomes) == len(jobs):
                 return outcomes
             problem = "wrong_count"
@@ -142,7 +143,32 @@ class Dispatcher:
         return made
 
 
-_running: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+class _Together:
+    """Calls that start at the same moment and have the same time: one timer breaks off those that outlast it."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.is_over = False
+        self._loop = asyncio.get_running_loop()
+        self._running: set[asyncio.Task[None]] = set()  # the loop itself keeps only weak references
+        self._timer = self._loop.call_later(timeout_s, self._break_off)
+
+    def run(self, call: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(call)
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not self._running:
+            self._timer.cancel()
+
+    def _break_off(self) -> None:
+        self.is_over = True
+        for task in self._running:
+            task.cancel()
+
+
+_closing: set[asyncio.Task[None]] = set()
 
 
 def make_provider(account: Account, surroundings: Surroundings) -> Provider:
@@ -162,5 +188,5 @@ def make_provider(account: Account, surroundings: Surroundings) -> Provider:
 
 def _close(provider: Provider) -> None:
     task = asyncio.ensure_future(provider.aclose())
-    _running.add(task)
-    task.add_done_callback(_running.discard)
+    _closing.add(task)
+    task.add_done_callback(_closing.discard)

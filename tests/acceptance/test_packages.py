@@ -53,7 +53,7 @@ from apps.providers.services import as_engine
 from notifier.ids import uuid7
 from notifier.message import Address, Channel, EmailContent, Lane, Message, Mode, Platform, PushContent, SmsContent
 from notifier.providers.base import Surroundings
-from notifier.providers.http import Carrier
+from notifier.providers.carrier import Carrier
 from notifier.stages.dispatch import make_provider
 
 address, content = {{

@@ -27,7 +27,7 @@ import uvloop
 from notifier.message import Address, Channel, Content, EmailContent, Lane, Message, Mode, SmsContent
 from notifier.outcome import Callback, Kind, Outcome, Receipt, Scope
 from notifier.providers.base import ConfigurationError, Provider
-from notifier.providers.http import Carrier
+from notifier.providers.carrier import Carrier
 from tests.providers.conftest import Authority, Sandbox
 from tests.providers.sink import Answer, Fault, Request
 

@@ -42,7 +42,7 @@ from notifier.providers import apns_http2
 from notifier.providers.apns import REASONS, Apns
 from notifier.providers.apns_http2 import Connection, NotSent, Pool, Request, Result, SharedToken, Uncertain
 from notifier.providers.base import ConfigurationError, Surroundings
-from notifier.providers.http import Carrier
+from notifier.providers.carrier import Carrier
 from tests.providers.apns_server import ApnsServer, Received, accept, make_authority, never
 from tests.providers.conftest import Sandbox
 from tests.providers.contract import ProviderContract, SandboxContract, World

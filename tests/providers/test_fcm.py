@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from notifier.message import Address, Channel, Content, Message, Platform, PushContent, PushOptions
 from notifier.outcome import Kind, Outcome, Scope
 from notifier.providers.base import Provider, Surroundings
+from notifier.providers.carrier import Carrier
 from notifier.providers.fcm import Fcm, FcmSettings
-from notifier.providers.http import Carrier
 from tests.providers.conftest import Sandbox
 from tests.providers.contract import DELIVERY_ID, HttpContract, ProviderContract, SandboxContract, World, run
 from tests.providers.sink import Answer, HttpSink, Request, free_port

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from notifier.message import Address, Channel, Content, EmailContent, Message
 from notifier.outcome import Callback, Kind, Outcome, ReceiptKind, Scope
 from notifier.providers.base import ConfigurationError, Provider, Surroundings
-from notifier.providers.http import Carrier
+from notifier.providers.carrier import Carrier
 from notifier.providers.sendgrid import SendGrid, SendGridSettings
 from tests.providers.conftest import Sandbox
 from tests.providers.contract import (

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from notifier.message import Address, Channel, Content, EmailContent, Message
 from notifier.outcome import Callback, Kind, Outcome, Receipt, ReceiptKind, Scope
 from notifier.providers.base import Provider, Surroundings
-from notifier.providers.http import Carrier
+from notifier.providers.carrier import Carrier
 from notifier.providers.smtp import MAILS_PER_CONNECTION, Smtp, SmtpSettings
 from tests.providers.conftest import Authority, Sandbox
 from tests.providers.contract import (

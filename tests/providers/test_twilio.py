@@ -18,7 +18,7 @@ import pytest
 from notifier.message import Address, Channel, Content, Message, SmsContent
 from notifier.outcome import Callback, Kind, Outcome, Receipt, ReceiptKind, Scope
 from notifier.providers.base import Provider, Surroundings
-from notifier.providers.http import Carrier
+from notifier.providers.carrier import Carrier
 from notifier.providers.twilio import Twilio, TwilioSettings
 from tests.providers.conftest import Sandbox
 from tests.providers.contract import (

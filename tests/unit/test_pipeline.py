@@ -9,12 +9,14 @@ from dataclasses import replace
 
 import pytest
 
+from notifier import pipeline
 from notifier.ledger import Account, Stop
 from notifier.lifecycle import State
 from notifier.message import Channel, Lane, Message
 from notifier.outcome import Kind, Outcome, Scope
 from notifier.pipeline import Worker, deliver
 from notifier.providers.registry import PROVIDERS, provider_class
+from notifier.stages import dispatch
 from tests.fakes import ACCOUNT, FakeProvider, MemoryLedger, claimed, many
 
 
@@ -59,6 +61,23 @@ def test_never_more_than_a_hundred_are_open_or_unrecorded(worker: Worker, ledger
     assert FakeProvider.most_open <= 100
     assert max(ledger.writes) <= 100
     assert worker.loop.slots.used == 0
+
+
+def test_an_adapter_that_never_ends_its_calls_is_broken_off_and_costs_only_those(
+    worker: Worker, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pipeline.CALL_TIMEOUT_S, Lane.NORMAL, 0.1)
+    monkeypatch.setattr(dispatch, "GRACE_S", 0.1)
+    ledger.waiting = list(many(12))
+    hung = {each.delivery_id for each in ledger.waiting[:3]}
+    FakeProvider.hangs = lambda message: message.delivery_id in hung
+    deliver(worker, "email.normal", [])
+    assert worker.loop.wait_recorded(5)
+    uncertain = {r.claimed.delivery_id for r in ledger.results if r.outcome and r.outcome.kind is Kind.UNCERTAIN}
+    assert uncertain == hung
+    assert {r.outcome.code for r in ledger.results if r.claimed.delivery_id in hung and r.outcome} == {"TimeoutError"}
+    assert sum(r.verdict.state is State.SENT for r in ledger.results) == 9
+    assert (worker.loop.slots.used, FakeProvider.open_now) == (0, 0)
 
 
 def test_results_survive_an_outage_of_the_store_and_outlive_their_shift(worker: Worker, ledger: MemoryLedger) -> None:
