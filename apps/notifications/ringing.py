@@ -34,7 +34,9 @@ CANARY_LIVES_S = 60
 MOST_UNREAD = 1000  # tasks on a queue that nobody reads: canaries do not make it grow for ever
 RECEIPTS_RING_S = 30  # rung each second while something is due: old rings of a queue that stood still say nothing new
 MOST_NAMED = 10  # request ids that a task carries for its log lines
-RING_EVERY_S = 0.02  # what is accepted meanwhile goes out together; what comes first, at once
+RING_EVERY_S = 0.02  # what is accepted meanwhile goes out together; what comes first, and what is critical, at once
+RING_MORE_S = 0.01  # added for each delivery beyond the first: tasks grow with the load, not their number,
+RING_AT_LEAST_EVERY_S = 0.06  # up to this
 ENOUGH_TASKS = 1  # waiting on a queue
 HEALTH_FRESH_S = 1.5  # how old the relay's word on the broker may be
 
@@ -81,10 +83,10 @@ def _send(task: str, args: list[object], queue: str, **options: Any) -> None:
     )
 
 
-def ring(deliveries: Sequence[tuple[UUID, str]], lane: str) -> None:
+def ring(deliveries: Sequence[tuple[UUID, str]], lane: str, request_id: str = "") -> None:
     """Ring for (id, channel) pairs that were just committed. Returns at once and never raises."""
-    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
-    _ringer.ring([Ring(queue_for(channel, lane), id, request_id) for id, channel in deliveries])
+    rings = [Ring(queue_for(channel, lane), id, request_id) for id, channel in deliveries]
+    _ringer.ring(rings, is_urgent=lane == Lane.CRITICAL)
 
 
 class Ring(NamedTuple):
@@ -107,8 +109,9 @@ class Ringer:
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_down = False
+        self._is_urgent = False
 
-    def ring(self, rings: Sequence[Ring]) -> None:
+    def ring(self, rings: Sequence[Ring], *, is_urgent: bool = False) -> None:
         if os.getpid() != self._pid:
             self._start()
         with self._wake:
@@ -116,20 +119,24 @@ class Ringer:
                 RINGS.labels("skipped").inc(len(rings))
                 return
             self._waiting.extend(rings)
+            self._is_urgent = self._is_urgent or is_urgent
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ringer", daemon=True)
                 self._thread.start()
             self._wake.notify()
 
     def _run(self) -> None:
+        rest_s = 0.0
         while True:
             with self._wake:
+                self._wake.wait_for(lambda: self._is_urgent, rest_s)
                 self._wake.wait_for(lambda: self._waiting)
                 rings = list(self._waiting)
                 self._waiting.clear()
+                self._is_urgent = False
+            rest_s = min(RING_EVERY_S + RING_MORE_S * (len(rings) - 1), RING_AT_LEAST_EVERY_S)
             try:
                 self._publish(rings)
-                time.sleep(RING_EVERY_S)
             except Exception as error:  # the thread's border: whatever it is, the relay rings
                 RINGS.labels("failed").inc(len(rings))
                 log.warning("ring_failed", error=type(error).__name__, rings=len(rings))

@@ -34,7 +34,7 @@ def caller_of(request: Request) -> Caller:
 
 def idempotency_key(request: Request, *, required: bool = False) -> str:
     """The header's value; "" when there is none. Raises Problem for one that cannot be a key."""
-    key: str | None = request.headers.get("Idempotency-Key")
+    key: str | None = request.META.get("HTTP_IDEMPOTENCY_KEY")
     if key is None:
         if required:
             raise Problem("idempotency-key-required")

@@ -76,7 +76,7 @@ def accept(caller: Caller, body: Mapping[str, Any], *, raw: Any, key: RequestKey
         if queued is None:
             raise Problem("request-in-progress", retry_after_s=1)
     if _rings_itself(accepted):
-        transaction.on_commit(lambda: ringing.ring(queued, checked.lane), robust=True)
+        transaction.on_commit(lambda: ringing.ring(queued, checked.lane, request_id), robust=True)
     ACCEPTED.labels(caller.mode.value, checked.lane).inc()
     return answer
 
