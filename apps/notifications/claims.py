@@ -2,7 +2,7 @@
 
 Lives on Pending alone for the taking (`FOR UPDATE SKIP LOCKED`, so that nobody waits), then reads the deliveries
 with everything the gates look at: an opt-out that was committed before is always seen. Both are one call of a
-function (sql/claim_1.sql, sql/take_1.sql), and so one transaction: a claim that is committed is known to its
+function (sql/claim_2.sql, sql/take_1.sql), and so one transaction: a claim that is committed is known to its
 worker, and no worker that falls silent holds a lock.
 """
 
@@ -41,7 +41,7 @@ class Taken(NamedTuple):
 
 
 class Read(msgspec.Struct, array_like=True, frozen=True):
-    """A delivery with all that the gates look at; in the order of the columns of sql/gates_1.sql."""
+    """A delivery with all that the gates look at; in the order of the columns of sql/gates_2.sql."""
 
     id: UUID
     notification_id: UUID
@@ -105,7 +105,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """The answer of sql/claim_1.sql and sql/take_1.sql."""
+    """The answer of sql/claim_2.sql and sql/take_1.sql."""
 
     taken: list[Taken]
     read: Reading | None = None
@@ -118,7 +118,7 @@ _reading = msgspec.json.Decoder(Reading)
 
 def claim(ids: Sequence[UUID], *, lease_s: float, alone: bool) -> list[Claimed]:
     """See `notifier.ledger.Ledger.claim`."""
-    return _take("notifications_claim_1(%s, %s, %s)", [plain(ids), alone, lease_s], lease_s)[0]
+    return _take("notifications_claim_2(%s, %s, %s)", [plain(ids), alone, lease_s], lease_s)[0]
 
 
 def take(
@@ -142,7 +142,7 @@ def read_again(claimed: Sequence[Claimed]) -> list[Claimed]:
     """The same claims with the gates as they stand now (see `notifier.ledger.Ledger.recheck`)."""
     taken = {c.delivery_id: Taken(c.delivery_id, c.claim_no, c.tries, c.crashes, c.queue_lane, "") for c in claimed}
     at = machine_time()
-    answer = _ask("notifications_gates_1(%s)", [plain(sorted(taken))])
+    answer = _ask("notifications_gates_2(%s)", [plain(sorted(taken))])
     lease_ends = min(c.lease_ends for c in claimed)
     return _join(taken, _reading.decode(answer), claimed_at=at, lease_ends=lease_ends)
 

@@ -7,7 +7,10 @@ server's session, whoever uses it.
 All plans are generic ones, and made to go by index from the few rows in hand to the large tables: a plan made while
 a table was still empty must be right when it holds millions. So hash and merge joins, sequential scans (where there
 is a table to scan) and the compiler are off inside them. That alone is not enough: of a table that was empty then, the
-planner reads the whole index. So each large table is reached by `= ANY (the ids in hand)`, or by its key under a LIMIT.
+planner reads the whole index, or one index as gladly as another. So each large table is reached by `= ANY (the ids in
+hand)`, or by its key under a LIMIT; no UNION or EXISTS over it, which become sorts and joins; and what two indexes
+could find is fenced by OFFSET 0, so that only the right one can. tests/apps/notifications/test_plans.py counts what
+each function reads once its tables have filled.
 
 A function that has been released is never changed. It is named with a number; a change is a new file with the next
 number and a migration, so that the code of two releases runs side by side during a rollout.

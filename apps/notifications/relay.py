@@ -89,7 +89,7 @@ class Rung(msgspec.Struct, frozen=True):
 
 
 class Due(msgspec.Struct, frozen=True):
-    """The answer of sql/due_1.sql."""
+    """The answer of sql/due_2.sql."""
 
     lanes: list[tuple[str, str]]
     expansions: list[tuple[UUID, int]]
@@ -263,7 +263,7 @@ class Relay:
         channels, lanes = texts(c for c, _ in pairs), texts(str(lane) for _, lane in pairs)
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT notifications_due_1(%s, %s, %s, %s)::text", [channels, lanes, EXPANSION_FOR_S, EXPANSIONS]
+                "SELECT notifications_due_2(%s, %s, %s, %s)::text", [channels, lanes, EXPANSION_FOR_S, EXPANSIONS]
             )
             return _due.decode(cursor.fetchone()[0])
 

@@ -273,7 +273,7 @@ class People:
         channels = {channel for outline in outlines for channel in outline.channels}
         with connection.cursor() as cursor:
             cursor.execute(
-                "SELECT notifications_people_1(%(ids)s, %(addresses)s, %(devices)s, %(categories)s, "
+                "SELECT notifications_people_2(%(ids)s, %(addresses)s, %(devices)s, %(categories)s, "
                 "%(wants_addresses)s, %(wants_push)s)::text",
                 {
                     "ids": texts(sorted({e.value["user_id"] for e in entries if "user_id" in e.value})),
@@ -324,7 +324,7 @@ class People:
 
 
 class _Found(msgspec.Struct, frozen=True):
-    """The answer of sql/people_1.sql."""
+    """The answer of sql/people_2.sql."""
 
     people: list[
         tuple[
