@@ -13,13 +13,13 @@ import redis
 import structlog
 from django.conf import settings
 from django.db import Error as DatabaseError
-from django.db import connection
+from django.db import connection, transaction
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from apps.notifications.invariants import COUNTED_TO, Books, read_books
+from apps.notifications.invariants import ALONG_THE_INDEX, COUNTED_TO, Books, read_books
 from apps.notifications.partitions import days_ahead
 from notifier.lifecycle import State
 from notifier.message import Channel, Mode
@@ -121,13 +121,21 @@ def _of_heartbeats() -> Iterator[Metric]:
     yield family
 
 
-# Each looks at the head of an index. A receipt and an expansion that are due have been so since `wake_at` at most;
-# a session that holds an old snapshot keeps what is deleted from being cleaned up, and the pick slows down.
+# Each looks at the head of an index, that of the expansions client by client. A receipt and an expansion that are due
+# have been so since `wake_at` at most; a session that holds an old snapshot keeps what is deleted from being cleaned
+# up, and the pick slows down.
 _WAITING = """
+WITH RECURSIVE c AS (
+  (SELECT client_id FROM notifications_expansion ORDER BY client_id LIMIT 1)
+  UNION ALL
+  SELECT (SELECT e.client_id FROM notifications_expansion e WHERE e.client_id > c.client_id
+           ORDER BY e.client_id LIMIT 1) FROM c WHERE c.client_id IS NOT NULL
+)
 SELECT coalesce((SELECT extract(epoch FROM now() - min(wake_at)) FROM notifications_receiptinbox
                   WHERE wake_at <= now()), 0)::float8,
-       coalesce((SELECT extract(epoch FROM now() - min(x.due_at)) FROM
-                  (SELECT due_at FROM notifications_expansion ORDER BY wake_at LIMIT 1000) x
+       coalesce((SELECT extract(epoch FROM now() - min(x.due_at)) FROM c CROSS JOIN LATERAL
+                  (SELECT e.due_at FROM notifications_expansion e WHERE e.client_id = c.client_id
+                    ORDER BY e.wake_at LIMIT 50) x
                   WHERE x.due_at <= now()), 0)::float8,
        coalesce((SELECT extract(epoch FROM now() - min(xact_start)) FROM pg_stat_activity
                   WHERE backend_xmin IS NOT NULL AND datname = current_database()
@@ -138,7 +146,8 @@ SELECT coalesce((SELECT extract(epoch FROM now() - min(wake_at)) FROM notificati
 
 
 def _of_waiting() -> Iterator[Metric]:
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(ALONG_THE_INDEX)
         cursor.execute(_WAITING)
         receipts, expansions, snapshot, holds, broker = cursor.fetchone()
     yield _gauge("notifier_receipts_oldest_seconds", "For how long the oldest receipt waits to be settled.", receipts)

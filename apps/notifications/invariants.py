@@ -147,7 +147,7 @@ SELECT 'queue', q.channel, q.lane, NULL, NULL,
 """
 
 # A client's rows are few by the statistics and may be a million in truth: fetched and sorted, 100 ms each.
-_ALONG_THE_INDEX = "SET LOCAL enable_bitmapscan = off; SET LOCAL enable_seqscan = off"
+ALONG_THE_INDEX = "SET LOCAL enable_bitmapscan = off; SET LOCAL enable_seqscan = off"
 
 _CLOSED = """
 SELECT channel, mode, from_state, to_state, sum(n)::bigint
@@ -171,7 +171,7 @@ class Bookkeeper:
         with self._lock:
             self._close_hours()
             with transaction.atomic(), connection.cursor() as cursor:
-                cursor.execute(_ALONG_THE_INDEX)
+                cursor.execute(ALONG_THE_INDEX)
                 cursor.execute(_BOOKS, self._values())
                 rows = cursor.fetchall()
             moves = Counter(self._closed)

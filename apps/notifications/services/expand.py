@@ -22,16 +22,18 @@ from notifier.message import Channel
 PAGE = 1000  # recipients laid out in one transaction: 30 ms of locks
 MOST_AT_ONCE = 50  # expansions taken by one page; a batch's items are small
 
-# FOR SHARE on the notification: a cancel, which takes FOR UPDATE, wins or waits for this page.
+# FOR SHARE on the notification: a cancel, which takes FOR UPDATE, wins or waits for this page. The ids three times:
+# between the first and the last of them may lie months, of what was accepted for later.
 _TAKE = (
     LET_GO
     + """
 SELECT e.id, e.position, e.due_at, n.client_id, cl.is_active, cl.is_verified, n.mode, n.category_id, n.campaign_id,
        n.template_version_id, n.lane, n.channels, n.expires_at, n.status, c.recipients, c.inline
   FROM notifications_expansion e
-  JOIN notifications_notification n ON n.id = e.id AND n.id BETWEEN %(lo)s AND %(hi)s
-  JOIN notifications_content c ON c.id = e.id AND c.id BETWEEN %(lo)s AND %(hi)s
-  JOIN clients_client cl ON cl.id = n.client_id
+  JOIN notifications_notification n
+    ON n.id = e.id AND n.id = ANY (%(ids)s::uuid[]) AND n.id BETWEEN %(lo)s AND %(hi)s
+  JOIN notifications_content c ON c.id = e.id AND c.id = ANY (%(ids)s::uuid[]) AND c.id BETWEEN %(lo)s AND %(hi)s
+  JOIN LATERAL (SELECT x.is_active, x.is_verified FROM clients_client x WHERE x.id = n.client_id LIMIT 1) cl ON true
  WHERE e.id = ANY (%(ids)s::uuid[]) AND e.due_at <= now() + interval '60 seconds'
  ORDER BY e.id
    FOR UPDATE OF e SKIP LOCKED

@@ -25,7 +25,9 @@ _READ = """
 SELECT d.id, d.notification_id, d.client_id, d.mode, d.category_id, d.campaign_id, d.channel, d.lane, d.state,
        d.account_id, extract(epoch FROM d.expires_at)::float8, cat.on_uncertain, n.template_version_id
   FROM notifications_delivery d JOIN people_category cat ON cat.id = d.category_id
-  JOIN notifications_notification n ON n.id = d.notification_id AND n.id BETWEEN %(lo)s AND %(hi)s
+  JOIN LATERAL ( -- by its key: between the first and the last of them may lie months
+    SELECT x.template_version_id FROM notifications_notification x
+     WHERE x.id = d.notification_id AND x.id BETWEEN %(lo)s AND %(hi)s LIMIT 1) n ON true
  WHERE d.id = ANY (%(ids)s::uuid[]) AND d.id BETWEEN %(lo)s AND %(hi)s
 """
 _LOST = Outcome(Kind.UNCERTAIN, code="worker_lost", detail="the worker died, or was frozen, while it held this")

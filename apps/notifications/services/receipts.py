@@ -47,6 +47,8 @@ _SUPPRESSES = {
     ReceiptKind.UNSUBSCRIBED: "unsubscribe",
     ReceiptKind.STOPPED: "stop",
 }
+# All of a page is found by keys; while a table's statistics are old, the planner may rather read the whole of it.
+_BY_KEYS = f"{LET_GO} SET LOCAL enable_seqscan = off; SET LOCAL jit = off;"
 _STAMP = {State.DELIVERED: "delivered_at", State.OPENED: "opened_at", State.CLICKED: "clicked_at"}
 
 
@@ -116,7 +118,7 @@ def _settle_page() -> int:
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute(
-                f"{LET_GO} SELECT r.id, r.account_id, a.name, a.kind, a.is_sandbox, r.provider_event_id, r.receipt, "
+                f"{_BY_KEYS} SELECT r.id, r.account_id, a.name, a.kind, a.is_sandbox, r.provider_event_id, r.receipt, "
                 "r.received_at, r.looks "
                 "FROM notifications_receiptinbox r JOIN providers_provideraccount a ON a.id = r.account_id "
                 "WHERE r.wake_at <= now() ORDER BY r.wake_at LIMIT %s FOR UPDATE OF r SKIP LOCKED",
@@ -198,7 +200,8 @@ _DELIVERIES = """
 SELECT d.id, d.notification_id, d.state, p.lease_until IS NOT NULL, p.id IS NOT NULL, greatest(d.claim_no, 0),
        NULL::int, d.channel, d.client_id, d.mode, d.lane, d.category_id, d.campaign_id, d.account_id, d.user_id,
        d.address_id, d.device_id, d.address_hash
-  FROM notifications_delivery d LEFT JOIN notifications_pending p ON p.id = d.id
+  FROM notifications_delivery d
+  LEFT JOIN LATERAL (SELECT x.id, x.lease_until FROM notifications_pending x WHERE x.id = d.id LIMIT 1) p ON true
  WHERE d.id = ANY (%(ids)s::uuid[]) AND d.id BETWEEN %(lo)s AND %(hi)s ORDER BY d.id FOR UPDATE OF d
 """
 

@@ -561,7 +561,7 @@ def buffers() -> tuple[int, str]:
     keeper = Bookkeeper()
     keeper.read()
     with connection.cursor() as cursor:
-        cursor.execute(invariants._ALONG_THE_INDEX)
+        cursor.execute(invariants.ALONG_THE_INDEX)
         cursor.execute("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) " + invariants._BOOKS, keeper._values())
         [[plan]] = cursor.fetchall()
     plan = json.loads(plan) if isinstance(plan, str) else plan
