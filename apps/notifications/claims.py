@@ -2,7 +2,7 @@
 
 Lives on Pending alone for the taking (`FOR UPDATE SKIP LOCKED`, so that nobody waits), then reads the deliveries
 with everything the gates look at: an opt-out that was committed before is always seen. Both are one call of a
-function (sql/claim_2.sql, sql/take_1.sql), and so one transaction: a claim that is committed is known to its
+function (sql/claim_2.sql, sql/take_2.sql), and so one transaction: a claim that is committed is known to its
 worker, and no worker that falls silent holds a lock.
 """
 
@@ -105,7 +105,7 @@ class Reading(msgspec.Struct, frozen=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """The answer of sql/claim_2.sql and sql/take_1.sql."""
+    """The answer of sql/claim_2.sql and sql/take_2.sql."""
 
     taken: list[Taken]
     read: Reading | None = None
@@ -126,7 +126,7 @@ def take(
 ) -> tuple[list[Claimed], bool]:
     """See `notifier.ledger.Ledger.take`."""
     values = [plain(ids), channel, texts(lanes), most, lease_s]
-    return _take("notifications_take_1(%s, %s, %s, %s, %s)", values, lease_s)
+    return _take("notifications_take_2(%s, %s, %s, %s, %s)", values, lease_s)
 
 
 def _take(function: str, values: Sequence[Any], lease_s: float) -> tuple[list[Claimed], bool]:

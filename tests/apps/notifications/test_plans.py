@@ -27,7 +27,7 @@ from apps.templates.versions import forget_all
 from notifier.ids import uuid7
 from notifier.message import Mode
 from notifier.outcome import Kind, Receipt, ReceiptKind
-from notifier.queues import DELIVERY_QUEUES
+from notifier.queues import DELIVERY_QUEUES, QUEUE_LANES
 from tests.apps.notifications import crowd
 from tests.apps.notifications.crowd import Read
 from tests.apps.notifications.test_claims import result
@@ -101,6 +101,17 @@ def claim_2(world: World, n: int) -> Work:
     return Work(len(ids), lambda: _all(claims.claim(ids, lease_s=LEASE_S, alone=False), ids))
 
 
+def take_2(world: World, n: int) -> Work:
+    rung = _waiting(n // 5)
+
+    def do() -> None:
+        taken, _ = claims.take(rung, "email", QUEUE_LANES, n, lease_s=LEASE_S)
+        assert taken
+        assert n < BATCH or len(taken) == n
+
+    return Work(n, do)
+
+
 def record_1(world: World, n: int) -> Work:
     claimed = claims.claim(_waiting(min(n, records.BATCH)), lease_s=LEASE_S, alone=False)
     kinds = (Kind.ACCEPTED, Kind.UNAVAILABLE)
@@ -127,7 +138,7 @@ def due_2(world: World, n: int) -> Work:
     return Work(n, do)
 
 
-FUNCTIONS: Sequence[Case] = (people_2, lay_out_1, accept_1, gates_2, claim_2, record_1, ring_1, due_2)
+FUNCTIONS: Sequence[Case] = (people_2, lay_out_1, accept_1, gates_2, claim_2, take_2, record_1, ring_1, due_2)
 
 
 # --- plain statements -----------------------------------------------------------------------------------------
