@@ -11,6 +11,7 @@ import logging
 import logging.config
 import os
 from collections.abc import Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -47,9 +48,18 @@ def configure(config: dict[str, Any]) -> None:
     )
 
 
+class _Line(str):
+    """A whole line: there is nothing to do to it any more."""
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return record.msg if type(record.msg) is _Line else super().format(record)
+
+
 def json_lines(process: str) -> logging.Formatter:
     """The formatter of the LOGGING setting. `process`: what the lines call this process."""
-    return structlog.stdlib.ProcessorFormatter(
+    return _Formatter(
         foreign_pre_chain=_SHARED,
         processors=[
             _name_route,
@@ -62,6 +72,30 @@ def json_lines(process: str) -> logging.Formatter:
             structlog.processors.JSONRenderer(_dump),
         ],
     )
+
+
+_access = logging.getLogger("notifier.access")
+
+
+def tell_request(process: str, request_id: str, **said: str | int | float | None) -> None:
+    """The line of a request, of which there are more than of all others together: a tenth of what accepting costs.
+
+    Straight to the handlers, past every processor: `said` must hold nothing that is anybody's but ours.
+    """
+    if not _access.isEnabledFor(logging.INFO):
+        return
+    line = {
+        "at": f"{datetime.now(UTC).replace(tzinfo=None).isoformat()}Z",
+        "level": "info",
+        "event": "request",
+        "logger": _access.name,
+        "process": process,
+        "pid": os.getpid(),
+        "request_id": request_id,
+        **said,
+    }
+    text = _Line(msgspec.json.encode(line).decode())
+    _access.handle(logging.LogRecord(_access.name, logging.INFO, "", 0, text, None, None))
 
 
 def _stamp(process: str) -> Processor:

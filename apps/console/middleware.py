@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import structlog
 from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 from prometheus_client import Counter, Histogram
 
-from apps.console.logs import route_of
-
-log = structlog.get_logger("notifier.access")
+from apps.console.logs import route_of, tell_request
 
 API_PREFIX = "/v1/"
 POLLED = ("/healthz", "/readyz", "/metrics")  # asked every few seconds by machines: counted, not told
@@ -44,8 +41,9 @@ class WatchMiddleware:
             SECONDS.labels(route, method).observe(seconds)
         if settings.ACCESS_LOG and route not in POLLED:
             caller = getattr(request, "auth", None)
-            log.info(
-                "request",
+            tell_request(
+                settings.PROCESS_NAME,
+                getattr(request, "request_id", ""),
                 method=method,
                 route=route,
                 status=response.status_code,
