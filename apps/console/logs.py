@@ -74,6 +74,11 @@ def json_lines(process: str) -> logging.Formatter:
     )
 
 
+def is_no_advice(record: logging.LogRecord) -> bool:
+    """Not the web server's word on its number of threads: ours wait for the database's disk, not for a core."""
+    return "Python threads" not in str(record.msg)
+
+
 _access = logging.getLogger("notifier.access")
 
 

@@ -110,6 +110,7 @@ class Postgres(Server):
             "max_connections": "200",
             "shared_buffers": "128MB",
             "max_wal_size": "1GB",
+            "commit_delay": "500",  # microseconds, when five others are at work: they share a write to the disk
             "log_checkpoints": "off",
             "idle_in_transaction_session_timeout": "120s",
         }
