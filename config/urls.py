@@ -14,6 +14,8 @@ from django.views.decorators.http import require_safe
 from drf_spectacular.generators import SchemaGenerator
 from drf_spectacular.views import SpectacularSwaggerSplitView
 
+import apps.clients.schema  # noqa: F401 - registers itself with the generator, which workers do without
+
 ROOMS = ("notifications", "people", "clients", "templates", "providers", "rest", "console")  # the busiest first
 
 # Everything comes from here. The page has no script of its own; Swagger UI sets styles on its elements.

@@ -14,7 +14,7 @@ from notifier.ledger import Claimed, Ledger, Result, Stop, Verdict
 from notifier.lifecycle import State
 from notifier.loop import IN_FLIGHT, Loop
 from notifier.message import Channel, Lane, Message
-from notifier.providers.registry import provider_class
+from notifier.providers.registry import PROVIDERS, provider_class
 from notifier.stages.dispatch import GRACE_S, Dispatcher, Job
 from notifier.stages.render import Compiled, Renderer, RenderError, compile_inline
 from notifier.stages.route import Router
@@ -62,8 +62,7 @@ class Worker:
         accounts = [
             account
             for account in self.ledger.accounts()
-            if account.is_active
-            and any(served.split(":")[0] in channels for served in provider_class(account.kind).serves)
+            if account.is_active and not PROVIDERS[account.kind].channels.isdisjoint(channels)
         ]
         self.loop.call(self.dispatcher.prepare(accounts))
 

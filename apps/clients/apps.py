@@ -8,7 +8,6 @@ class ClientsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from apps.clients import schema  # noqa: F401 - registers itself with the OpenAPI generator
         from apps.clients.services import write_uses
 
         request_finished.connect(write_uses, dispatch_uid="clients.write_uses")

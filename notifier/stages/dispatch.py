@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -15,10 +15,12 @@ from notifier.loop import Loop
 from notifier.message import Message
 from notifier.outcome import Kind, Outcome, Scope
 from notifier.providers.base import ConfigurationError, Provider, Surroundings
-from notifier.providers.carrier import Carrier
 from notifier.providers.registry import provider_class
 from notifier.stages.route import Router
 from notifier.stages.settle import judge
+
+if TYPE_CHECKING:
+    from notifier.providers.carrier import Carrier
 
 log = structlog.get_logger(__name__)
 
@@ -129,6 +131,8 @@ class Dispatcher:
         if provider is not None:
             asyncio.get_running_loop().call_later(RETIRED_AFTER_S, _close, provider)
         if self._carrier is None:
+            from notifier.providers.carrier import Carrier  # here, because most processes that import this send nothing
+
             self._carrier = Carrier()
         made = make_provider(
             account,

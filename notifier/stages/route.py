@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from notifier.ledger import Account, Claimed, Stop
 from notifier.message import Channel, Lane, Mode
 from notifier.outcome import Kind, Outcome, Scope
-from notifier.providers.registry import provider_class
+from notifier.providers.registry import PROVIDERS, provider_class
 
 FAILURES_TO_OPEN = 10  # in a row; or so many calls, and then no answer to any for SILENT_S
 SILENT_S = 5.0  # half of a call's time: a hung provider would else be handed all that comes in the whole of it
@@ -161,13 +161,14 @@ class Router:
 def _fits(account: Account, channel: str, platform: str, provider: str, sandboxed: bool) -> bool:
     if not account.is_active or account.is_sandbox != sandboxed:
         return False
-    serves = provider_class(account.kind).serves
+    if channel not in PROVIDERS[account.kind].channels:
+        return False
     if channel != Channel.PUSH:
-        return channel in serves
+        return True
     # A device token belongs to the provider that issued it.
     return (
         account.kind == provider
-        and f"push:{platform}" in serves
+        and f"push:{platform}" in provider_class(account.kind).serves
         and (not account.platforms or platform in account.platforms)
     )
 

@@ -15,7 +15,7 @@ from notifier.lifecycle import State
 from notifier.message import Channel, Lane, Message
 from notifier.outcome import Kind, Outcome, Scope
 from notifier.pipeline import Worker, deliver
-from notifier.providers.registry import PROVIDERS, provider_class
+from notifier.providers.registry import PROVIDERS, Entry, provider_class
 from notifier.stages import dispatch
 from tests.fakes import ACCOUNT, FakeProvider, MemoryLedger, claimed, many
 
@@ -27,7 +27,7 @@ def ledger() -> MemoryLedger:
 
 @pytest.fixture
 def worker(ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    monkeypatch.setitem(PROVIDERS, "fake", "tests.fakes:FakeProvider")
+    monkeypatch.setitem(PROVIDERS, "fake", Entry("tests.fakes:FakeProvider", frozenset({Channel.EMAIL, Channel.SMS})))
     provider_class.cache_clear()
     FakeProvider.reset()
     made = Worker.start(ledger, lambda: 1e12 - 100)

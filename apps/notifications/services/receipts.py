@@ -26,7 +26,7 @@ from notifier.ids import derived_id, floor_id
 from notifier.lifecycle import OPEN, State, advance
 from notifier.message import Channel
 from notifier.outcome import Receipt, ReceiptKind
-from notifier.providers.registry import PROVIDERS, provider_class
+from notifier.providers.registry import PROVIDERS
 
 log = structlog.get_logger(__name__)
 
@@ -250,8 +250,8 @@ def _heed(row: Kept, match: Match | None) -> None:
 
 
 def _channel_of(kind: str) -> Channel | None:
-    serves = provider_class(kind).serves if kind in PROVIDERS else frozenset()
-    return next((channel for channel in (Channel.EMAIL, Channel.SMS) if channel in serves), None)
+    channels = PROVIDERS[kind].channels if kind in PROVIDERS else frozenset()
+    return next((channel for channel in (Channel.EMAIL, Channel.SMS) if channel in channels), None)
 
 
 def _follow(row: Kept, match: Match) -> None:
