@@ -253,7 +253,6 @@ def common_to_children(environment: Mapping[str, str]) -> dict[str, str]:
     variables = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")]),
         "PYTHONUNBUFFERED": "1",
-        "CELERY_SKIP_CHECKS": "1",  # `up` runs Django's checks once, for all of them
     }
     if os.geteuid() == 0:
         # Celery warns of pickle under root; we accept JSON only.

@@ -13,6 +13,7 @@ from apps.notifications.relay import Relay
 
 class Command(BaseCommand):
     help = "Ring the workers for what is due, and give back what dead workers held. Any number may run."
+    requires_system_checks: list[str] = []  # they import all screens; `migrate` runs them, once for each deployment
 
     def handle(self, *args: Any, **options: Any) -> None:
         stopping = threading.Event()

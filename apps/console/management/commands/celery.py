@@ -1,0 +1,31 @@
+"""`manage.py celery worker|beat`: these two of Celery's commands, for our app, with Celery's own options.
+
+What `celery -q -A config.celery worker` does too, but that imports every other command of Celery's first, a shell with
+a prompt of its own among them, and has Django check the admin's screens in each worker: half of a worker's start.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from celery import current_app
+from celery.bin.base import CLIContext
+from django.core.management.base import BaseCommand
+
+
+class Command(BaseCommand):
+    help = "Celery's worker or beat for this service, with Celery's options: celery worker -n core@%h -Q core"
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """The options are Celery's: Django's parser would refuse them."""
+        which = argv[2:3]
+        if which == ["worker"]:
+            from celery.bin.worker import worker as command
+        elif which == ["beat"]:
+            from celery.bin.beat import beat as command
+        else:
+            sys.exit(f"usage: {os.path.basename(argv[0])} celery worker|beat [Celery's options]")
+        os.environ.setdefault("CELERY_SKIP_CHECKS", "1")  # `migrate` runs them, once for each deployment
+        context = CLIContext(app=current_app, no_color=True, workdir=None, quiet=True)
+        command.main(argv[3:], prog_name=" ".join(argv[1:3]), obj=context)
