@@ -50,3 +50,16 @@ worker.close(5)
 """
     )
     assert found & FOR_SENDING == {"aiohttp", "twilio"}
+
+
+def test_garbage_is_looked_for_again_once_all_apps_are_loaded_and_never_among_what_was_imported() -> None:
+    imported_by(
+        """
+import gc, django, config
+assert not gc.isenabled()
+django.setup()
+assert gc.isenabled()
+assert gc.get_freeze_count() > 50_000
+assert len(gc.get_objects()) < 5_000
+"""
+    )
