@@ -12,3 +12,9 @@ def beat(name: str, kind: str, queues: str = "") -> None:
             "ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, queues = excluded.queues, at = excluded.at",
             [name, kind, queues],
         )
+
+
+def forget_all() -> None:
+    """For who knows that nothing of the installation runs: what did is no proof of what is being started."""
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM notifications_heartbeat")

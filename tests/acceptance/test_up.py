@@ -138,13 +138,19 @@ def test_one_command_gives_a_service_that_sends_and_survives_and_ends_cleanly(ho
         assert up.finish() == 0
         assert gone(children, within_s=1), f"left behind: {[_command_of(pid) for pid in alive(children)]}"
 
-        # The second start keeps the first one's data, and is quick.
+        # The second start keeps the first one's data, is quick, and is ready when its own workers are: here not
+        # before the one that is paused goes on, though the same queue was worked on a few seconds ago.
         again = Up(up.directory, **up.ports).start()
+        paused = _wait_for_child(again, "-Q callbacks")
+        os.kill(paused, signal.SIGSTOP)
+        assert _wait_for_problems(demo["NOTIFIER_URL"], "nobody works on callbacks")
+        assert "Ready after" not in again.said
+        os.kill(paused, signal.SIGCONT)
         again.wait_for(r"Ready after")
         took = re.search(r"Ready after ([\d.]+) s", again.said)
         assert took and float(took[1]) < 60, again.said[
             -4000:
-        ]  # 10 s on two idle cores; a crash loop takes longer than this
+        ]  # 7 s on two idle cores; a crash loop takes longer than this
         assert again.demo()["NOTIFIER_APP_SECRET"] == demo["NOTIFIER_APP_SECRET"]
 
         # Killed without a word, it takes its children along, and the next one starts.
@@ -181,6 +187,30 @@ def _answers(url: str, within_s: float) -> bool:
             pass
         time.sleep(0.2)
     return False
+
+
+def _wait_for_child(up: Up, words: str) -> int:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for pid in up.children():
+            if words in _command_of(pid):
+                return pid
+        time.sleep(0.05)
+    raise AssertionError(f"up started no {words!r}")
+
+
+def _wait_for_problems(url: str, words: str) -> list[str]:
+    """What /readyz names as soon as that is nothing but `words`; empty when it never does."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            problems: list[str] = requests.get(f"{url}/readyz", timeout=5).json()["problems"]
+            if len(problems) == 1 and problems[0].endswith(words):
+                return problems
+        except requests.RequestException:
+            pass
+        time.sleep(0.2)
+    return []
 
 
 def _command_of(pid: int) -> str:

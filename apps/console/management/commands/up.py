@@ -30,6 +30,7 @@ from apps.console.supervisor import (
     read_environment,
     state_directory,
 )
+from apps.notifications.heartbeats import forget_all
 
 READY_WITHIN_S = 90
 _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94, 31, 37)
@@ -90,6 +91,8 @@ class Up:
             call_command("migrate", interactive=False, verbosity=0)
         except OperationalError as error:
             raise CommandError(f"The database of DATABASE_URL does not work: {error}") from error
+        if "DATABASE_URL" in self.servers.missing:  # ours alone: no other machine's workers are in it
+            forget_all()
 
     def _spawn_all(self) -> None:
         connections.close_all()
