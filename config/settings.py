@@ -232,18 +232,14 @@ TIME_ZONE = "UTC"
 
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "staticfiles"
-# Hashed names need `collectstatic` first; without it (demo, tests) the files are served from where they lie.
+# `collectstatic` gives them hashed names; without it (demo, tests) the files are served from where they lie.
 _COLLECTED = (STATIC_ROOT / "staticfiles.json").exists()
 WHITENOISE_USE_FINDERS = not _COLLECTED
 if not _COLLECTED:
     warnings.filterwarnings("ignore", message="No directory at", category=UserWarning)  # WhiteNoise, of STATIC_ROOT
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "staticfiles": {
-        "BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"
-        if _COLLECTED
-        else "django.contrib.staticfiles.storage.StaticFilesStorage"
-    },
+    "staticfiles": {"BACKEND": "apps.console.assets.Assets"},
 }
 
 _HTTPS = PUBLIC_URL.startswith("https://")
