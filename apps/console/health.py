@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from django.db import Error as DatabaseError
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from psycopg2.errors import DiskFull
 
 from apps.notifications.partitions import days_ahead
 from notifier.queues import ALL_QUEUES
@@ -16,7 +18,7 @@ QUEUE_SILENT_S = 90  # a shift takes 20 s and its calls 10 more; a canary is sen
 RELAY_SILENT_S = 20
 BEAT_SILENT_S = 60  # it ticks each 5 s; the core workers may be busy laying out a campaign
 LEAST_DAYS_AHEAD = 2
-
+WRITE_EVERY_S = 5.0  # a few milliseconds, and one flush of the log
 
 Check = Callable[[], Iterator[str]]
 
@@ -65,12 +67,49 @@ def _migrations() -> Iterator[str]:
 
 def _database() -> Iterator[str]:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_is_in_recovery(), current_setting('fsync'), current_setting('synchronous_commit')")
-        in_recovery, fsync, synchronous = cursor.fetchone()
+        cursor.execute(
+            "SELECT pg_is_in_recovery(), current_setting('transaction_read_only') = 'on', "
+            "current_setting('synchronous_commit')"
+        )
+        in_recovery, read_only, synchronous = cursor.fetchone()
     if in_recovery:
         yield "database: a standby, which takes no writes"
+    elif read_only:
+        yield "database: read-only, which takes no writes"
+    else:
+        yield from _writing()
     if synchronous == "off":
         yield "database: synchronous_commit is off; what is accepted could be lost"
+
+
+_TRY_TO_WRITE = """
+SET LOCAL work_mem = '64kB';
+SELECT count(*) FROM generate_series(1, 10000);
+SELECT pg_logical_emit_message(true, 'notifier', 'readyz')
+"""
+"""What needs room on the disk, and a commit that must reach it, leaving nothing behind in a table.
+
+A row that is written over and over finds its room in the page where it was, on a full disk as well. So there is a
+temporary file of 200 kB (the series is kept, and work_mem is small), and a message in the log that nobody reads.
+"""
+
+_wrote_at = float("-inf")
+
+
+def _writing() -> Iterator[str]:
+    """Tried once in a while; as long as it fails, each time."""
+    global _wrote_at
+    if time.monotonic() - _wrote_at < WRITE_EVERY_S:
+        return
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(_TRY_TO_WRITE)
+    except OperationalError as error:
+        if not isinstance(error.__cause__, DiskFull):
+            raise
+        yield "database: its disk is full"
+    else:
+        _wrote_at = time.monotonic()
 
 
 def _partitions() -> Iterator[str]:

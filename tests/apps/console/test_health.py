@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from apps.console import health
+from apps.console.servers import Servers
 from apps.notifications.heartbeats import beat
 from apps.notifications.partitions import bounds_of
 from notifier.ids import time_of
@@ -109,6 +112,56 @@ def test_it_names_a_database_that_forgets(all_well: None) -> None:
     status, problems = readyz("?only=web")
     assert status == 503
     assert problems == ["database: synchronous_commit is off; what is accepted could be lost"]
+
+
+@pytest.fixture
+def never_tried_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_wrote_at", float("-inf"))
+
+
+@pytest.fixture
+def read_only(transactional_db: None) -> Iterator[None]:
+    run("SET default_transaction_read_only = on")
+    yield
+    run("SET default_transaction_read_only = off")
+
+
+def test_it_names_a_database_that_is_read_only(read_only: None) -> None:
+    status, problems = readyz("?only=web")
+    assert status == 503
+    assert problems == ["database: read-only, which takes no writes"]
+
+
+@pytest.fixture
+def full_disk(transactional_db: None, embedded_servers: Servers) -> Iterator[None]:
+    """Where this session's server process would put its next temporary files, there is no space left."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+    assert embedded_servers.postgres is not None
+    base = embedded_servers.postgres.data / "base"
+    directory = base / "pgsql_tmp"
+    directory.mkdir(exist_ok=True)
+    os.chown(directory, base.stat().st_uid, base.stat().st_gid)
+    links = [directory / f"pgsql_tmp{pid}.{number}" for number in range(500)]
+    for link in links:
+        link.symlink_to("/dev/full")
+    yield
+    for link in links:
+        link.unlink(missing_ok=True)
+
+
+def test_it_names_a_disk_that_is_full(full_disk: None, never_tried_to_write: None) -> None:
+    for _ in range(2):  # what was wrong is looked at each time
+        status, problems = readyz("?only=web")
+        assert status == 503
+        assert problems == ["database: its disk is full"]
+
+
+def test_it_tries_to_write_every_few_seconds_however_often_it_is_asked(db: None, never_tried_to_write: None) -> None:
+    with CaptureQueriesContext(connection) as asked:
+        assert [readyz("?only=web") for _ in range(20)] == [(200, [])] * 20
+    assert sum("pg_logical_emit_message" in query["sql"] for query in asked) == 1
 
 
 @pytest.mark.django_db(transaction=True)
