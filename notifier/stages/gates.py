@@ -1,6 +1,7 @@
 """The gates, in order: whether a delivery may go out, by what is known of it now.
 
-The same function decides when work is laid out, when it is claimed, and when someone asks why.
+The same function decides when work is laid out, when it is claimed, and when it has waited in memory for a while.
+It does not run again for who asks why: what it said then is stored with the delivery.
 """
 
 from __future__ import annotations
