@@ -107,7 +107,7 @@ def postgres_binaries() -> Path:
     system += glob("/usr/local/opt/postgresql@*/bin")
     candidates += sorted(system, key=_version_in, reverse=True)
     candidates.append(str(Path(shutil.which("postgres") or "").parent))
-    return _first_with(candidates, "postgres", "PostgreSQL", "DATABASE_URL")
+    return _first_with(candidates, "postgres", _no_server("PostgreSQL", "DATABASE_URL", _POSTGRES_IN_DOCKER))
 
 
 def valkey_binary() -> Path:
@@ -122,26 +122,36 @@ def valkey_binary() -> Path:
     for candidate in candidates:
         if candidate and os.access(candidate, os.X_OK):
             return Path(candidate)
-    raise ServerError(_no_server("Valkey or Redis", "BROKER_URL and CACHE_URL"))
+    raise ServerError(_no_server("Valkey or Redis", "BROKER_URL and CACHE_URL", _VALKEY_IN_DOCKER))
 
 
 def _version_in(path: str) -> int:
     return int("".join(filter(str.isdigit, path)) or 0)
 
 
-def _first_with(folders: list[str], program: str, server: str, variable: str) -> Path:
+def _first_with(folders: list[str], program: str, advice: str) -> Path:
     for folder in folders:
         if folder and os.access(Path(folder) / program, os.X_OK):
             return Path(folder)
-    raise ServerError(_no_server(server, variable))
+    raise ServerError(advice)
 
 
-def _no_server(server: str, variable: str) -> str:
+_POSTGRES_IN_DOCKER = (
+    "docker run -d -p 127.0.0.1:5432:5432 -e POSTGRES_PASSWORD=notifier postgres:18\n"
+    "    and DATABASE_URL=postgres://postgres:notifier@127.0.0.1:5432/postgres"
+)
+_VALKEY_IN_DOCKER = (
+    "docker run -d -p 127.0.0.1:6379:6379 valkey/valkey:8\n"
+    "    and BROKER_URL=redis://127.0.0.1:6379/0 CACHE_URL=redis://127.0.0.1:6379/1"
+)
+
+
+def _no_server(server: str, variable: str, in_docker: str) -> str:
     return (
         f"No {server} found and {variable} not set. Any of these helps:\n"
         "  Debian, Ubuntu:  apt-get install -y postgresql redis-server\n"
         "  macOS:           brew install postgresql@17 valkey\n"
-        "  Docker:          docker compose up -d db redis   (and set DATABASE_URL, BROKER_URL, CACHE_URL)"
+        f"  Docker:          {in_docker}"
     )
 
 

