@@ -5,7 +5,7 @@ from __future__ import annotations
 from whitenoise.storage import CompressedManifestStaticFilesStorage
 
 
-class Assets(CompressedManifestStaticFilesStorage):
+class Assets(CompressedManifestStaticFilesStorage):  # type: ignore[misc] # WhiteNoise has no types
     """Names with a hash, compressed, once `collectstatic` has written its list of them; until then the plain names.
 
     Django's own raises for every file while there is no list, which the demo and the tests never have. It must be the
