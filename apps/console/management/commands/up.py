@@ -38,7 +38,7 @@ _COLOURS = (36, 33, 32, 35, 34, 96, 93, 92, 95, 94, 31, 37)
 
 class Command(BaseCommand):
     help = "Start the whole service: servers when none is configured, migrations, demo data, all processes."
-    requires_system_checks: list[str] = []  # the web process runs them
+    requires_system_checks: list[str] = []  # `_check` runs them, when the database is there
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
