@@ -1,7 +1,7 @@
 """Accepting: keys taken, template frozen, everything needed to finish the work committed. Then 202.
 
-Two statements, for one recipient as for a hundred: who they are, and one that writes it all (sql/accept_1.sql). Only
-a request whose keys are taken already costs more.
+Two statements, for one recipient as for a hundred: who they are, and one that writes it all (sql/accept_1.sql), for
+several requests together when they come together. Only a request whose keys are taken already costs more.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from apps.clients.callers import Caller
 from apps.notifications import ringing
 from apps.notifications.metrics import ACCEPTED, DUPLICATES
 from apps.notifications.services.checks import Checked, check
+from apps.notifications.services.group_commit import GroupCommit
 from apps.notifications.services.keys import (
     WAIT_MS,
     Answer,
@@ -101,10 +102,23 @@ def _write(
             "layout": layout,
         }
     )
-    with connection.cursor() as cursor, waiting():
-        cursor.execute("SELECT notifications_accept_1(%s)", [written])
-        told = cursor.fetchone()[0]
+    with waiting():
+        if connection.in_atomic_block:  # what others wrote with us would be committed when we are, not when they answer
+            told = _commit([written])[0]
+        else:
+            told = _commits.write(written, order=accepted.event.id.hex if accepted.event else "")
     return None if told is None else queued(told)
+
+
+def _commit(documents: Sequence[str]) -> Sequence[str | None]:
+    calls = ", ".join(["notifications_accept_1(%s)"] * len(documents))
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {calls}", documents)
+        told: Sequence[str | None] = cursor.fetchone()
+        return told
+
+
+_commits = GroupCommit(_commit)
 
 
 def _known(accepted: Accepted, key: RequestKey | None, answer: Answer) -> Answer | None:
