@@ -88,6 +88,11 @@ DATABASES["default"].update(
 )
 DATABASES["default"]["OPTIONS"] = {
     "connect_timeout": 5,
+    # A server that is gone without a word is noticed within seconds, not after the system's quarter of an hour.
+    "tcp_user_timeout": 10_000,  # ms, for what was sent
+    "keepalives_idle": 10,  # s, for what is waited for
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
     "application_name": PROCESS_NAME,
 } | DATABASES["default"].get("OPTIONS", {})
 

@@ -108,8 +108,10 @@ class Postgres(Server):
             "unix_socket_directories": str(self.sockets),
             "unix_socket_permissions": "0700",
             "max_connections": "200",
-            "shared_buffers": "128MB",
-            "max_wal_size": "1GB",
+            "shared_buffers": "256MB",
+            # Commits wait while a segment of the log is made anew, and for checkpoints that come too often.
+            "min_wal_size": "1GB",
+            "max_wal_size": "2GB",
             "commit_delay": "500",  # microseconds, when five others are at work: they share a write to the disk
             "log_checkpoints": "off",
             "idle_in_transaction_session_timeout": "120s",

@@ -35,8 +35,8 @@ MOST_UNREAD = 1000  # tasks on a queue that nobody reads: canaries do not make i
 RECEIPTS_RING_S = 30  # rung each second while something is due: old rings of a queue that stood still say nothing new
 MOST_NAMED = 10  # request ids that a task carries for its log lines
 RING_EVERY_S = 0.02  # what is accepted meanwhile goes out together; what comes first, and what is critical, at once
-RING_MORE_S = 0.01  # added for each delivery beyond the first: tasks grow with the load, not their number,
-RING_AT_LEAST_EVERY_S = 0.06  # up to this
+RING_MORE_S = 0.01  # longer for each delivery beyond the first: tasks grow with the load, their number less
+RING_AT_LEAST_EVERY_S = 0.06
 ENOUGH_TASKS = 1  # waiting on a queue
 HEALTH_FRESH_S = 1.5  # how old the relay's word on the broker may be
 
@@ -119,7 +119,7 @@ class Ringer:
                 RINGS.labels("skipped").inc(len(rings))
                 return
             self._waiting.extend(rings)
-            self._is_urgent = self._is_urgent or is_urgent
+            self._is_urgent = self._is_urgent or (is_urgent and bool(rings))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="ringer", daemon=True)
                 self._thread.start()
@@ -160,6 +160,7 @@ class Ringer:
         """Ring nothing until the relay, which probes the broker, says that it is back."""
         with self._wake:
             self._is_down = True
+            self._is_urgent = False
             self._waiting.clear()
         while True:
             time.sleep(HEALTH_FRESH_S)

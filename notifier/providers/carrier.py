@@ -28,7 +28,7 @@ KEEPALIVE_S = 15.0  # below the 60 s and more after which vendors close, so that
 ADDRESSES_FOR_S = 60.0  # of a host; its name is asked for again after that
 NEXT_ADDRESS_AFTER_S = 0.25  # "Connection Attempt Delay", RFC 8305 5
 
-_FORBIDDEN = re.compile(r"[\r\n\0]")
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f]")
 
 
 class _Target(NamedTuple):
@@ -51,9 +51,9 @@ def _target(url: str) -> _Target:
     shown = f"[{host}]" if ":" in host else host
     named = shown if parts.port is None else f"{shown}:{port}"
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~") + (f"?{parts.query}" if parts.query else "")
-    start = f"POST {path} HTTP/1.1\r\nHost: {named}\r\nAccept-Encoding: identity\r\n"
-    if _FORBIDDEN.search(start.replace("\r\n", "")):
+    if _FORBIDDEN.search(named + path):
         raise ValueError("no http(s) URL")
+    start = f"POST {path} HTTP/1.1\r\nHost: {named}\r\nAccept-Encoding: identity\r\n"
     return _Target(host, port, is_tls, start)
 
 
@@ -91,8 +91,8 @@ class Carrier:
             connection = pool.idle() or await pool.connection(ends_at)
         except TimeoutError as error:
             raise NotSent(f"no connection within {timeout_s:g} s") from error
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError; a ValueError may quote the request
-            words = f": {error}" if isinstance(error, OSError) else ""
+        except (OSError, RuntimeError, ValueError) as error:  # uvloop connects with RuntimeErrors, too
+            words = f": {error}" if isinstance(error, OSError) else ""  # ssl.SSLError is one; others quote the request
             raise NotSent(readable(f"{type(error).__name__}{words}")) from error
         return await connection.exchange(request, ends_at)
 
@@ -156,10 +156,12 @@ class _Pool:
         self._idle: list[Connection] = []
         self._all: set[Connection] = set()
         self._opening = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[asyncio.Future[Connection | None]] = deque()
         self._sweeping: asyncio.TimerHandle | None = None
         self._addresses: asyncio.Task[Sequence[aiohappyeyeballs.AddrInfoType]] | None = None
         self._asked_at = 0.0
+        self._known: Sequence[aiohappyeyeballs.AddrInfoType] | None = None  # by the last lookup that went well
+        self._is_closed = False
 
     def idle(self) -> Connection | None:
         """A connection that is up and free, now the caller's; None: there is none."""
@@ -175,28 +177,34 @@ class _Pool:
         """A free connection, or a new one. Raises TimeoutError, or OSError when the far end cannot be reached."""
         async with asyncio.timeout_at(ends_at):
             while len(self._all) + self._opening >= self._limit:
-                await self._turn()
-                if found := self.idle():
+                found = await self._turn()
+                if found is not None and found.is_up:
                     return found
+            if self._is_closed:
+                raise ConnectionError("the client is closed")
             self._opening += 1
             try:
                 return await self._open()
+            except BaseException:
+                self._wake(None)
+                raise
             finally:
                 self._opening -= 1
-                self.wake()
 
-    async def _turn(self) -> None:
-        waiter = self._loop.create_future()
+    async def _turn(self) -> Connection | None:
+        """A connection that has become free, ours; None: there may be room for a new one."""
+        waiter: asyncio.Future[Connection | None] = self._loop.create_future()
         self._waiting.append(waiter)
         try:
-            await waiter
+            return await waiter
         except asyncio.CancelledError:
-            if waiter.done():
-                self.wake()  # it was our turn: the next one's now
+            if waiter.done() and not waiter.cancelled():  # it was our turn: the next one's now
+                found = waiter.result()
+                if found is not None:
+                    self.free(found)
+                else:
+                    self._wake(None)
             raise
-        finally:
-            if not waiter.done() or waiter.cancelled():
-                self._waiting = deque(other for other in self._waiting if other is not waiter)
 
     async def _open(self) -> Connection:
         found = await self._found()
@@ -204,13 +212,17 @@ class _Pool:
             found, happy_eyeballs_delay=NEXT_ADDRESS_AFTER_S, interleave=1, loop=self._loop
         )
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        _, connection = await self._loop.create_connection(
-            lambda: Connection(self._loop, self),
-            sock=sock,
-            ssl=self._tls,
-            server_hostname=self._host if self._tls else None,
-        )
-        return connection
+        made = Connection(self._loop, self)
+        try:
+            await self._loop.create_connection(
+                lambda: made, sock=sock, ssl=self._tls, server_hostname=self._host if self._tls else None
+            )
+        except BaseException:  # cancelled between the two: uvloop closes it without a word to the protocol
+            if made.is_up:
+                made.close()
+            self.gone(made)
+            raise
+        return made
 
     async def _found(self) -> Sequence[aiohappyeyeballs.AddrInfoType]:
         """The origin's addresses, asked for once for all who wait and kept for a minute."""
@@ -220,38 +232,45 @@ class _Pool:
             self._addresses.add_done_callback(_seen)
         asking = self._addresses
         try:
-            return await asyncio.shield(asking)
-        except OSError:
+            self._known = await asyncio.shield(asking)
+        except Exception:
             if self._addresses is asking:
                 self._addresses = None
-            raise
+            if self._known is None:
+                raise
+        return self._known
 
     async def _ask(self) -> Sequence[aiohappyeyeballs.AddrInfoType]:
         return await self._loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
 
     def up(self, connection: Connection) -> None:
         self._all.add(connection)
+        if self._is_closed:
+            connection.close()
 
     def free(self, connection: Connection) -> None:
         """Its answer is read, the next request may go out on it."""
         connection.idle_since = self._loop.time()
+        if self._wake(connection):
+            return
         self._idle.append(connection)
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(self._keepalive_s, self._sweep)
-        self.wake()
 
     def gone(self, connection: Connection) -> None:
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-        self.wake()
+        self._wake(None)
 
-    def wake(self) -> None:
+    def _wake(self, connection: Connection | None) -> bool:
+        """Give the first who waits a connection, or room for one. Whether anybody waits."""
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                waiter.set_result(None)
-                return
+                waiter.set_result(connection)
+                return True
+        return False
 
     def _sweep(self) -> None:
         """Close what was idle for too long; look again while there is any."""
@@ -266,12 +285,13 @@ class _Pool:
             self._sweeping = self._loop.call_at(max(next_at, self._loop.time() + 1.0), self._sweep)
 
     def close(self) -> None:
+        self._is_closed = True
         if self._sweeping is not None:
             self._sweeping.cancel()
-        if self._addresses is not None:
-            self._addresses.cancel()
         for connection in list(self._all):
             connection.close()
+        while self._wake(None):
+            pass
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

@@ -40,6 +40,7 @@ class Connection(asyncio.Protocol):
         self._body = bytearray()
         self._status = self._received = 0
         self._is_whole = self._may_stay = self._ends_with_connection = False
+        self._has_ended = False
         self.is_up = False
         self.idle_since = 0.0
 
@@ -47,15 +48,18 @@ class Connection(asyncio.Protocol):
 
     async def exchange(self, request: bytes, ends_at: float) -> Reply:
         """Send a request and read its answer. Raises NotSent or Uncertain."""
-        if not self.is_up:
+        if not self.is_up or self._transport.is_closing():
             raise NotSent("the far end closed the connection at once")
+        if self._loop.time() >= ends_at:
+            self._pool.free(self)
+            raise NotSent("its time was over before it was sent")
         answer: asyncio.Future[Reply] = self._loop.create_future()
         self._answer = answer
-        watch = self._loop.call_at(ends_at, self._too_late)
-        self._transport.write(request)
+        watch = self._loop.call_at(ends_at, self._too_late, answer)
         try:
+            self._transport.write(request)
             return await answer
-        except asyncio.CancelledError:
+        except BaseException:
             if self._answer is answer:
                 self.close()  # its answer may come yet, and must not be the next one's
             raise
@@ -85,17 +89,20 @@ class Connection(asyncio.Protocol):
             self._may_stay = False
             if not self._is_whole:
                 return self._broken(f"{type(error).__name__} after the request was written")
-        if self._received > ANSWER_LIMIT_BYTES + HEAD_LIMIT_BYTES or len(self._body) > ANSWER_LIMIT_BYTES:
+        is_endless = not self._is_whole and self._received > ANSWER_LIMIT_BYTES + HEAD_LIMIT_BYTES
+        if is_endless or len(self._body) > ANSWER_LIMIT_BYTES:
             self._broken(f"an answer of more than {ANSWER_LIMIT_BYTES} bytes")
         elif self._is_whole:
             self._finish()
 
     def eof_received(self) -> None:
         self.is_up = False
+        self._has_ended = True
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_up = False
-        if self._answer is not None and self._ends_with_connection and error is None:
+        # Without an end that was said (over TLS: by a close_notify) the answer may have been cut: RFC 9112 9.8.
+        if self._answer is not None and self._ends_with_connection and self._has_ended and error is None:
             self._finish()
         words = type(error).__name__ if error else "end of the connection"
         self._fail(f"{words} after the request was written")
@@ -108,9 +115,10 @@ class Connection(asyncio.Protocol):
             self._may_stay = False  # more than one answer to one request: not to be trusted with the next
         else:
             self._head.clear()
+            self._status = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._is_whole:
+        if self._status < 200:  # a final answer's head is whole: a trailer is no header (RFC 9110 6.5.1)
             self._head.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -145,9 +153,10 @@ class Connection(asyncio.Protocol):
         else:
             self.close()
 
-    def _too_late(self) -> None:
-        self._fail("no whole answer in time")
-        self.close()
+    def _too_late(self, answer: asyncio.Future[Reply]) -> None:
+        if self._answer is answer:
+            self._fail("no whole answer in time")
+            self.close()
 
     def _broken(self, why: str) -> None:
         self._fail(why, garbled=True)

@@ -169,7 +169,8 @@ class _Together:
     def _break_off(self) -> None:
         self.is_over = True
         for task in self._running:
-            task.cancel()
+            # Not at once: a task that has not begun yet (the machine stood still) would end without its results.
+            self._loop.call_soon(task.cancel)
 
 
 _closing: set[asyncio.Task[None]] = set()

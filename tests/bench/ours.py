@@ -201,6 +201,8 @@ class BenchStack(Stack):
         self.sql(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)", f"CREATE DATABASE {DATABASE} TEMPLATE {PREPARED}")
         with contextlib.closing(self._connect(DATABASE)) as connection, connection.cursor() as cursor:
             cursor.execute("VACUUM ANALYZE")
+            cursor.execute("CHECKPOINT")
+        os.sync()  # or the copy is still on its way to the disk while the first parts wait for their commits
 
     def sql(self, *statements: str) -> None:
         """Run statements outside any transaction, in the server's own database."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -10,7 +11,9 @@ from typing import TypeVar
 import pytest
 
 from notifier.providers.carrier import Carrier
-from notifier.providers.http import NotSent, Reply, Uncertain
+from notifier.providers.http import NotSent, Reply, Uncertain, trusting
+from notifier.providers.http1 import Connection
+from tests.providers.conftest import Authority
 from tests.providers.contract import run
 from tests.providers.sink import Answer, Fault, HttpSink, Request, free_port
 
@@ -288,3 +291,110 @@ def test_nobody_listening_is_known_not_sent_within_the_time() -> None:
             await carrier.post(f"http://127.0.0.1:{free_port()}/", headers={}, data=b"", timeout_s=2)
 
     with_sink(case)
+
+
+def test_what_has_no_time_left_is_not_sent_and_leaves_its_connection_whole() -> None:
+    async def case(carrier: Carrier, sink: HttpSink) -> tuple[int, int]:
+        await post(carrier, sink)
+        for timeout_s in (0.0, -1.0):
+            with pytest.raises(NotSent):
+                await post(carrier, sink, timeout_s=timeout_s)
+        await post(carrier, sink)
+        return len(sink.requests), sink.connections
+
+    assert with_sink(case) == (2, 1)
+
+
+def test_a_call_that_is_cancelled_as_its_connection_comes_up_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Connection.connection_made
+
+    async def case(carrier: Carrier, sink: HttpSink) -> bytes:
+        for _ in range(3):
+            call = asyncio.create_task(post(carrier, sink))
+
+            def cancelled(self: Connection, transport: asyncio.BaseTransport, call: asyncio.Task[Reply] = call) -> None:
+                made(self, transport)
+                call.cancel()
+
+            monkeypatch.setattr(Connection, "connection_made", cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        monkeypatch.setattr(Connection, "connection_made", made)
+        return (await post(carrier, sink, b"after")).body
+
+    assert with_sink(case, limit=2) == b"after"
+
+
+def test_who_waits_longest_for_a_connection_gets_it_first() -> None:
+    async def case(carrier: Carrier, sink: HttpSink) -> list[bytes]:
+        sink.latency_s = 0.05
+        order: list[bytes] = []
+
+        async def one(body: bytes, calls: int = 1) -> None:
+            for _ in range(calls):
+                order.append((await post(carrier, sink, body, timeout_s=5)).body)
+
+        busy = asyncio.create_task(one(b"busy", 4))
+        await asyncio.sleep(0.02)
+        await asyncio.gather(busy, one(b"second"), one(b"third"))
+        return order
+
+    assert with_sink(case, limit=1) == [b"busy", b"second", b"third", b"busy", b"busy", b"busy"]
+
+
+def test_who_waits_when_the_client_is_closed_has_not_sent() -> None:
+    async def case(carrier: Carrier, sink: HttpSink) -> int:
+        sink.fault = Fault.HANG
+        first, second = (asyncio.create_task(post(carrier, sink, timeout_s=30)) for _ in range(2))
+        await asyncio.sleep(0.1)
+        await carrier.aclose()
+        with pytest.raises(Uncertain):
+            await first
+        with pytest.raises(NotSent):
+            await second
+        await asyncio.sleep(0.1)
+        return len(sink.requests)
+
+    assert with_sink(case, limit=1) == 1
+
+
+def test_a_trailer_is_no_header() -> None:
+    raw = b"HTTP/1.1 429 No\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nRetry-After: 900\r\n\r\n"
+    reply, _ = answered(raw)
+    assert (reply.status, reply.body, reply.headers.get("Retry-After")) == (429, b"a", None)
+
+
+def test_a_whole_answer_stands_whatever_follows_it() -> None:
+    reply, connections = answered(b"HTTP/1.1 200 OK\r\n" + LENGTH + b"ok" + b"x" * 200_000)
+    assert (reply.status, reply.body, connections) == (200, b"ok", 2)
+
+
+def test_over_tls_an_answer_without_a_length_that_is_cut_is_no_answer(authority: Authority) -> None:
+    class Cut(HttpSink):
+        async def _respond(self, request: Request, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 No\r\n\r\nhalf of")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+            sock = writer.get_extra_info("socket")
+            os.dup2(os.open(os.devnull, os.O_RDWR), sock.fileno())  # a FIN, and no close_notify before it
+
+    async def case() -> None:
+        async with Cut(ok, authority.server) as sink, Carrier() as carrier:
+            tls = trusting(authority.ca_file)
+            with pytest.raises(Uncertain):
+                await carrier.post(f"{sink.url}/", headers={}, data=b"", timeout_s=3, ssl_context=tls)
+
+    run(case())
+
+
+def test_a_connection_over_tls_is_kept_and_its_certificate_looked_at(authority: Authority) -> None:
+    async def case() -> int:
+        async with HttpSink(ok, authority.server) as sink, Carrier() as carrier:
+            for _ in range(3):
+                tls = trusting(authority.ca_file)
+                await carrier.post(f"{sink.url}/", headers={}, data=b"", timeout_s=3, ssl_context=tls)
+            with pytest.raises(NotSent):
+                await carrier.post(f"{sink.url}/", headers={}, data=b"", timeout_s=3)
+            return sink.connections
+
+    assert run(case()) == 1

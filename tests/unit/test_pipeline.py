@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,26 @@ def test_an_adapter_that_never_ends_its_calls_is_broken_off_and_costs_only_those
     assert {r.outcome.code for r in ledger.results if r.claimed.delivery_id in hung and r.outcome} == {"TimeoutError"}
     assert sum(r.verdict.state is State.SENT for r in ledger.results) == 9
     assert (worker.loop.slots.used, FakeProvider.open_now) == (0, 0)
+
+
+def test_a_machine_that_stood_still_as_calls_began_costs_no_result_and_no_room(
+    worker: Worker, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(pipeline.CALL_TIMEOUT_S, Lane.NORMAL, 0.05)
+    monkeypatch.setattr(dispatch, "GRACE_S", 0.05)
+    together = dispatch._Together.run
+
+    def standing_still(self: Any, call: Any) -> None:
+        together(self, call)
+        time.sleep(0.2)  # the loop's timers are due before the call's first step
+
+    monkeypatch.setattr(dispatch._Together, "run", standing_still)
+    FakeProvider.latency_s = 0.2
+    ledger.waiting = list(many(1))
+    deliver(worker, "email.normal", [])
+    assert worker.loop.wait_recorded(5)
+    assert [result.outcome.kind for result in ledger.results if result.outcome] == [Kind.UNCERTAIN]
+    assert worker.loop.slots.used == 0
 
 
 def test_results_survive_an_outage_of_the_store_and_outlive_their_shift(worker: Worker, ledger: MemoryLedger) -> None:

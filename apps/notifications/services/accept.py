@@ -40,6 +40,7 @@ from notifier.ids import uuid7
 from notifier.message import Lane
 
 LAID_OUT_AHEAD = timedelta(seconds=60)  # due within: laid out at once; later: when due, with the opt-outs of then
+GROUP_WAIT_MS = 100
 RUNG_BY_RELAY_IN_S = 2.0  # the relay leaves alone what this process rings itself
 
 
@@ -95,7 +96,6 @@ def _write(
         layout = document(outlines, plan(outlines, entries), wake_in_s=wake_in_s)
     written = encoded(
         {
-            "wait_ms": str(WAIT_MS),
             "key": key_row(key, answer) if key else None,
             "event": event_row(accepted.event) if accepted.event else None,
             "notification": _row(caller, accepted, request_id, at_once=is_laid_out),
@@ -106,14 +106,17 @@ def _write(
         if connection.in_atomic_block:  # what others wrote with us would be committed when we are, not when they answer
             told = _commit([written])[0]
         else:
-            told = _commits.write(written, order=accepted.event.id.hex if accepted.event else "")
+            first_lock = key.id.hex if key else accepted.event.id.hex if accepted.event else ""
+            told = _commits.write(written, order=first_lock)
     return None if told is None else queued(told)
 
 
 def _commit(documents: Sequence[str]) -> Sequence[str | None]:
+    """What sql/accept_1.sql says to each. Who waits for a lock keeps no group waiting: it does so again, alone."""
     calls = ", ".join(["notifications_accept_1(%s)"] * len(documents))
+    wait_ms = WAIT_MS if len(documents) == 1 else GROUP_WAIT_MS
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {calls}", documents)
+        cursor.execute(f"SELECT {calls}", [f'{{"wait_ms":"{wait_ms}",{document[1:]}' for document in documents])
         told: Sequence[str | None] = cursor.fetchone()
         return told
 

@@ -11,14 +11,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from django.db import DatabaseError
+from django.db import DatabaseError, OperationalError
 
 MOST = 16  # requests in a group
 MOST_CHARACTERS = 64 * 1024  # of a document; a larger one goes alone, and nobody waits behind it
 
-# SQLSTATE classes of what ends a statement before its commit: data, constraints, serialisation, locks. After any other
-# error, a lost connection above all, nobody knows whether the group is in.
-_ROLLED_BACK = frozenset({"22", "23", "40", "55"})
+# What ends a statement before its commit: the SQLSTATE classes of data and of constraints, a serialisation failure, a
+# deadlock, a lock that did not come. After any other error, a lost connection above all, nobody knows whether it is in.
+_ROLLED_BACK = ("22", "23", "40001", "40P01", "55P03")
 
 
 class _Turn:
@@ -49,7 +49,8 @@ class GroupCommit:
     def write(self, document: str, *, order: str = "") -> str | None:
         """What `execute` answers for this document, committed. Raises what it raises.
 
-        `order`: documents of a group are written in this order. Who takes locks by it never waits in a circle.
+        `order`: documents of a group are written in this order: the first lock that each takes, so that groups of two
+        processes seldom wait in a circle. When they do, the database ends one, which is then written one by one.
         """
         if len(document) > MOST_CHARACTERS:
             return self._execute([document])[0]
@@ -100,14 +101,10 @@ class GroupCommit:
 
 def _is_rolled_back(error: BaseException) -> bool:
     state = getattr(error.__cause__, "pgcode", None) if isinstance(error, DatabaseError) else None
-    return state is not None and state[:2] in _ROLLED_BACK
+    return state is not None and state.startswith(_ROLLED_BACK)
 
 
-def _as_ones_own(error: BaseException) -> BaseException:
-    """Each thread raises an exception of its own: a traceback belongs to one."""
-    try:
-        own = type(error)(*error.args)
-    except Exception:  # one that cannot be made again
-        return error
-    own.__cause__ = error.__cause__
-    return own
+def _as_ones_own(error: BaseException) -> Exception:
+    """Each thread raises an exception of its own: a traceback belongs to one, and so does the end of a thread."""
+    own = OperationalError if isinstance(error, OperationalError) else DatabaseError
+    return own(f"the group was not written: {type(error).__name__}: {error}")

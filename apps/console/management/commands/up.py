@@ -77,10 +77,10 @@ class Up:
         for variable in ports_of(self.commands):
             claim_port(variable, os.environ)
         self._spawn("sandbox")  # first: it makes the keys that the demo's provider accounts are seeded with
-        self._spawn("web")  # takes longest to start, and says itself what it misses until the rest is there
         if self.servers.missing:
             self._say("up", "starting " + ", ".join(server.name for server in self.servers))
         self.servers.start()
+        self._spawn("web")  # takes longest to start, and says itself what it misses until the rest is there
         for step in (self._migrate, self._spawn_all, self._check, self._seed, self._open):
             if self.stopping:
                 return
