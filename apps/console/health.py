@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -93,23 +94,34 @@ A row that is written over and over finds its room in the page where it was, on 
 temporary file of 200 kB (the series is kept, and work_mem is small), and a message in the log that nobody reads.
 """
 
-_wrote_at = float("-inf")
+_wrote_at = _began_at = float("-inf")
+_trying = threading.Lock()  # where the disk stands still, a probe waits: it must not take every thread with it
 
 
 def _writing() -> Iterator[str]:
-    """Tried once in a while; as long as it fails, each time."""
-    global _wrote_at
-    if time.monotonic() - _wrote_at < WRITE_EVERY_S:
+    """Tried once in a while, by one thread at a time; as long as it fails, each time."""
+    global _wrote_at, _began_at
+    now = time.monotonic()
+    if now - _wrote_at < WRITE_EVERY_S:
         return
+    if not _trying.acquire(blocking=False):
+        if now - _began_at > WRITE_EVERY_S:
+            yield "database: a commit does not come to its end"
+        return
+    is_full = False
     try:
+        _began_at = now
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute(_TRY_TO_WRITE)
-    except OperationalError as error:
-        if not isinstance(error.__cause__, DiskFull):
-            raise
-        yield "database: its disk is full"
-    else:
         _wrote_at = time.monotonic()
+    except OperationalError as error:
+        is_full = isinstance(error.__cause__, DiskFull)
+        if not is_full:
+            raise
+    finally:
+        _trying.release()
+    if is_full:
+        yield "database: its disk is full"
 
 
 def _partitions() -> Iterator[str]:

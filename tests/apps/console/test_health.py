@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -124,6 +125,17 @@ def read_only(transactional_db: None) -> Iterator[None]:
     run("SET default_transaction_read_only = on")
     yield
     run("SET default_transaction_read_only = off")
+
+
+def test_a_probe_that_never_ends_costs_one_thread_and_is_told(db: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_wrote_at", float("-inf"))
+    with health._trying:  # another thread's, and the disk stands still
+        monkeypatch.setattr(health, "_began_at", time.monotonic() - 1)
+        assert list(health._writing()) == []
+        monkeypatch.setattr(health, "_began_at", time.monotonic() - 60)
+        assert list(health._writing()) == ["database: a commit does not come to its end"]
+    assert list(health._writing()) == []
+    assert time.monotonic() - health._wrote_at < 60
 
 
 def test_it_names_a_database_that_is_read_only(read_only: None) -> None:
