@@ -248,9 +248,9 @@ def test_a_connection_that_was_idle_too_long_is_closed_and_not_used() -> None:
     async def case(carrier: Carrier, sink: HttpSink) -> tuple[int, int]:
         await asyncio.gather(*(post(carrier, sink) for _ in range(3)))
         open_before = len(sink._tasks)
-        await asyncio.sleep(0.5)
-        assert open_before == 3
-        assert len(sink._tasks) == 0
+        async with asyncio.timeout(10):
+            while sink._tasks:  # a sweep comes at most once a second
+                await asyncio.sleep(0.02)
         await post(carrier, sink)
         return open_before, sink.connections
 
