@@ -27,7 +27,7 @@ DATABASE = "bench_naive"
 SETTINGS = "tests.bench.naive.settings"
 DONE_WITHIN_S = 300
 _GRANIAN = (
-    "--interface wsgi --host 127.0.0.1 --workers 2 --blocking-threads 4 --backlog 2048 --no-ws --log-level warning"
+    "--interface wsgi --host 127.0.0.1 --workers 2 --blocking-threads 8 --backlog 2048 --no-ws --log-level error"
 )
 _WORKER = "-c 2 --loglevel WARNING --without-gossip --without-mingle"
 
