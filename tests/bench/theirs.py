@@ -26,9 +26,7 @@ from tests.bench.sink import Sink
 DATABASE = "bench_naive"
 SETTINGS = "tests.bench.naive.settings"
 DONE_WITHIN_S = 300
-_GRANIAN = (
-    "--interface wsgi --host 127.0.0.1 --workers 2 --blocking-threads 8 --backlog 2048 --no-ws --log-level error"
-)
+_GRANIAN = "--interface wsgi --host 127.0.0.1 --workers 2 --blocking-threads 8 --backlog 2048 --no-ws --log-level error"
 _WORKER = "-c 2 --loglevel WARNING --without-gossip --without-mingle"
 
 
