@@ -233,7 +233,7 @@ class _Pool:
         asking = self._addresses
         try:
             self._known = await asyncio.shield(asking)
-        except Exception:
+        except (OSError, UnicodeError):  # a name that no resolver knows, or that is none
             if self._addresses is asking:
                 self._addresses = None
             if self._known is None:

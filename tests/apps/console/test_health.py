@@ -146,7 +146,7 @@ def test_it_names_a_database_that_is_read_only(read_only: None) -> None:
 
 @pytest.fixture
 def full_disk(transactional_db: None, embedded_servers: Servers) -> Iterator[None]:
-    """Where this session's server process would put its next temporary files, there is no space left."""
+    """Where the backend of this connection would put its next temporary files, there is no space left."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         (pid,) = cursor.fetchone()
