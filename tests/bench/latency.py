@@ -10,6 +10,7 @@ from tests.bench.bench import Bench
 from tests.bench.cpu import Meter, Usage
 from tests.bench.driver import Answers, percentile
 from tests.bench.load import ITEMS, RECIPIENTS
+from tests.bench.report import misses_goal
 
 PROVIDER_MS = 50.0
 
@@ -74,11 +75,19 @@ def calm(bench: Bench) -> float:
 
 
 def judge_disk(bench: Bench, name: str, before: float) -> None:
-    """Void what was taken while the disk stood still of itself, as it did just before or does just after."""
+    """Void what was taken while the disk stood still of itself, as it did just before or does just after.
+
+    Only those that miss their bound: a disk only adds to a time.
+    """
     found = max(before, disk.stalled(bench.state))
     if found > disk.MOST_STALLED:
-        figures = {figure for figure in bench.figures if figure.startswith(f"{name} ")}
-        bench.discard(figures, f"the disk at rest stood still for {found * 100:.1f} % of the time")
+        of_time = {figure: value for figure, value in bench.figures.items() if figure.startswith(f"{name} ")}
+        missed = {figure for figure, value in of_time.items() if misses_goal(figure, value)}
+        why = f"the disk at rest stood still for {found * 100:.1f} % of the time"
+        if missed:
+            bench.discard(missed, why)
+        else:
+            print(f"  in spite of the disk: {why}")
 
 
 def report(bench: Bench, name: str, answers: Answers, usage: Usage) -> None:
