@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from django.db import DatabaseError, OperationalError
+from django.db import DatabaseError, Error
 
 MOST = 16  # requests in a group
 MOST_CHARACTERS = 64 * 1024  # of a document; a larger one goes alone, and nobody waits behind it
@@ -105,6 +105,11 @@ def _is_rolled_back(error: BaseException) -> bool:
 
 
 def _as_ones_own(error: BaseException) -> Exception:
-    """Each thread raises an exception of its own: a traceback belongs to one, and so does the end of a thread."""
-    own = OperationalError if isinstance(error, OperationalError) else DatabaseError
-    return own(f"the group was not written: {type(error).__name__}: {error}")
+    """Each thread raises an exception of its own: a traceback belongs to one, and so does the end of a thread.
+
+    Of the same class and with the same cause: by them the caller is told to come again, or that something broke.
+    """
+    kind = type(error) if isinstance(error, Error) else DatabaseError
+    own = kind(f"the group was not written: {type(error).__name__}: {error}")
+    own.__cause__ = error.__cause__
+    return own

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
-from django.db import OperationalError, connection, transaction
+from django.db import Error, InterfaceError, InternalError, OperationalError, connection, transaction
 
 from apps.notifications.models import Notification
 from apps.notifications.services import accept, keys
 from apps.notifications.services.group_commit import MOST, MOST_CHARACTERS, GroupCommit
+from apps.rest.problems import problem_of
 from tests.apps.notifications.world import World
 
 
@@ -22,8 +23,8 @@ class _Refused(Exception):
         self.pgcode = pgcode
 
 
-def refusal(pgcode: str | None) -> OperationalError:
-    error = OperationalError("refused")
+def refusal(pgcode: str | None, kind: type[Error] = OperationalError) -> Error:
+    error = kind("refused")
     error.__cause__ = _Refused(pgcode)
     return error
 
@@ -94,19 +95,31 @@ def test_in_a_group_that_is_refused_only_the_guilty_fails(store: Store) -> None:
     assert sorted(store.written) == [["a"], ["b"], ["first"]]
 
 
-@pytest.mark.parametrize("pgcode", [None, "57P01", "08006"])
-def test_after_a_connection_that_broke_nothing_is_written_a_second_time(store: Store, pgcode: str | None) -> None:
+@pytest.mark.parametrize(
+    ("pgcode", "kind"),
+    [
+        (None, OperationalError),
+        ("57P01", OperationalError),
+        ("08006", OperationalError),
+        ("25006", InternalError),  # read-only
+        (None, InterfaceError),  # the connection was closed
+    ],
+)
+def test_after_a_connection_that_broke_nothing_is_written_a_second_time(
+    store: Store, pgcode: str | None, kind: type[Error]
+) -> None:
     asked: list[Sequence[str]] = []
 
     def refuses(documents: Sequence[str]) -> Exception | None:
         asked.append(documents)
-        return refusal(pgcode) if len(documents) > 1 else None
+        return refusal(pgcode, kind) if len(documents) > 1 else None
 
     store.refuses = refuses
     said = while_one_is_written(store, ("a", ""), ("b", ""))
     errors = [each.exception() for each in said[1:]]
-    assert [type(error) for error in errors] == [OperationalError] * 2
+    assert [type(error) for error in errors] == [kind] * 2
     assert errors[0] is not errors[1]
+    assert all(problem_of(error).code == "unavailable" for error in errors if isinstance(error, Exception))
     assert list(map(list, asked)) == [["first"], ["a", "b"]]
     assert store.commits.write("later") == "LATER"
 
@@ -134,7 +147,7 @@ def test_a_key_that_somebody_holds_costs_its_own_request_and_no_other(
             with transaction.atomic():
                 committed_world.send("ada", event_id="held")
                 held.set()
-                release.wait(20)
+                release.wait(120)
         finally:
             connection.close()
 
