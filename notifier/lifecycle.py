@@ -46,10 +46,7 @@ _STOPPED_WAITING = frozenset(
 
 
 def may_move(old: State, new: State) -> bool:
-    """Whether a delivery in `old` may become `new` by a worker's result or a provider's receipt.
-
-    An operator's replay (`dead|unknown|failed -> queued`) is not an event of this table: see `REPLAYABLE`.
-    """
+    """Whether a delivery in `old` may become `new` by a worker's result or a provider's receipt."""
     if old == new:
         return False
     if old in OPEN:
@@ -67,6 +64,3 @@ def may_move(old: State, new: State) -> bool:
 def advance(old: State, new: State) -> State:
     """The state after an event that says `new`: `new` where the table allows it, else `old` unchanged."""
     return new if may_move(old, new) else old
-
-
-REPLAYABLE = frozenset({State.DEAD, State.UNKNOWN, State.FAILED})

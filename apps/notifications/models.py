@@ -340,7 +340,14 @@ class Hold(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["scope", "subject"], name="hold_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["scope", "subject"], name="hold_once"),
+            # Only a notification's deliveries are also ended in pages; others would wait for their next claim.
+            models.CheckConstraint(
+                condition=models.Q(action=HoldAction.PAUSE) | models.Q(scope=HoldScope.NOTIFICATION),
+                name="hold_cancels_a_notification",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"{self.action} {self.scope} {self.subject}"

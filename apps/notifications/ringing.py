@@ -23,6 +23,7 @@ from django.db import connection
 from kombu.exceptions import OperationalError as BrokerError
 
 from apps.notifications.metrics import RINGS
+from apps.notifications.request_ids import joined
 from notifier.message import Lane
 from notifier.queues import ALL_QUEUES, CORE, RECEIPTS, channel_and_lane, queue_for
 
@@ -33,7 +34,6 @@ MOST_WAITING = 10_000  # ids held for the thread; past this the relay has them
 CANARY_LIVES_S = 60
 MOST_UNREAD = 1000  # tasks on a queue that nobody reads: canaries do not make it grow for ever
 RECEIPTS_RING_S = 30  # rung each second while something is due: old rings of a queue that stood still say nothing new
-MOST_NAMED = 10  # request ids that a task carries for its log lines
 RING_EVERY_S = 0.02  # what is accepted meanwhile goes out together; what comes first, and what is critical, at once
 RING_MORE_S = 0.01  # longer for each delivery beyond the first: tasks grow with the load, their number less
 RING_AT_LEAST_EVERY_S = 0.06
@@ -150,9 +150,8 @@ class Ringer:
             if channel_and_lane(queue)[1] != Lane.CRITICAL and has_tasks(queue):
                 RINGS.labels("spared").inc(len(those))
                 continue
-            requests = list(dict.fromkeys(ring.request_id for ring in those if ring.request_id))
             # The log lines of the task that is rung name them: a busy moment's many requests share one task.
-            with structlog.contextvars.bound_contextvars(request_id=",".join(requests[:MOST_NAMED])):
+            with structlog.contextvars.bound_contextvars(request_id=joined(ring.request_id for ring in those)):
                 publish_deliveries(queue, [ring.id for ring in those])
             RINGS.labels("rung").inc(len(those))
 

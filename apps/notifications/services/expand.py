@@ -15,6 +15,7 @@ from django.db import connection, transaction
 from apps.notifications.arrays import plain
 from apps.notifications.claims import loads
 from apps.notifications.patience import LET_GO
+from apps.notifications.request_ids import name_too
 from apps.notifications.services.layout import DEFAULT_LOCALE, Entry, Outline, categories, lay_out
 from apps.templates import services as templates
 from notifier.message import Channel
@@ -28,7 +29,7 @@ _TAKE = (
     LET_GO
     + """
 SELECT e.id, e.position, e.due_at, n.client_id, cl.is_active, cl.is_verified, n.mode, n.category_id, n.campaign_id,
-       n.template_version_id, n.lane, n.channels, n.expires_at, n.status, c.recipients, c.inline
+       n.template_version_id, n.lane, n.channels, n.expires_at, n.status, n.request_id, c.recipients, c.inline
   FROM notifications_expansion e
   JOIN notifications_notification n
     ON n.id = e.id AND n.id = ANY (%(ids)s::uuid[]) AND n.id BETWEEN %(lo)s AND %(hi)s
@@ -57,6 +58,7 @@ class Taken(NamedTuple):
     channels: list[str]
     expires_at: datetime
     status: str
+    request_id: str
     recipients: list[dict[str, Any]]
     inline: dict[str, Any] | None
 
@@ -79,6 +81,7 @@ def _page(ids: Sequence[UUID]) -> int:
         taken = _take(ids)
         if not taken:
             return 0
+        name_too(row.request_id for row in taken)
         entries: list[Entry] = []
         ended, moved = [], []
         for number, row in enumerate(taken):
@@ -105,7 +108,7 @@ def _take(ids: Sequence[UUID]) -> list[Taken]:
 
 def _taken(row: tuple[Any, ...]) -> Taken:
     values = list(row)
-    for column in (11, 14, 15):  # channels, recipients, inline
+    for column in (11, 15, 16):  # channels, recipients, inline
         values[column] = loads(values[column])
     return Taken._make(values)
 

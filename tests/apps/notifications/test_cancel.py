@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from django.db import connection, transaction
+from django.db import IntegrityError, connection, transaction
 from django.utils import timezone
 
 from apps.notifications import claims, records
@@ -237,3 +237,9 @@ def test_what_a_dead_process_left_of_a_cancel_is_ended_by_the_sweep(world: World
     assert states(id) == [("email", "cancelled", "by_caller")] * 3
     assert Notification.objects.get(pk=id).status == "cancelled"
     assert Delivery.objects.filter(ended_at=None).count() == 0
+
+
+@pytest.mark.parametrize("scope", ["channel", "client", "category", "campaign", "account"])
+def test_only_notifications_are_cancelled_for_others_would_never_be_ended_in_pages(world: World, scope: str) -> None:
+    with pytest.raises(IntegrityError, match="hold_cancels_a_notification"):
+        Hold.objects.create(scope=scope, subject="1", action="cancel")

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import structlog
 from kombu.exceptions import OperationalError as BrokerError
 
 from apps.notifications import relay as relays
@@ -263,12 +264,14 @@ def test_due_expansions_are_rung_and_laid_out(world: World, door: Door) -> None:
             {"event_id": f"e{n}", "template": "shipped", "data": {"order": "A"}, "to": [{"user_id": "ada"}]}
             for n in range(3)
         ]},
-        headers={"Idempotency-Key": "b"},
+        headers={"Idempotency-Key": "b", "X-Request-Id": "r-1"},
     )  # fmt: skip
     ids = [UUID(r["id"]) for r in answer.json()["results"]]
     Relay().tick()
     assert sorted(door.expansions) == sorted(ids)
-    assert expand(door.expansions) == 3
+    with structlog.contextvars.bound_contextvars(request_id=""):
+        assert expand(door.expansions) == 3
+        assert structlog.contextvars.get_contextvars()["request_id"] == "r-1"
     assert not Expansion.objects.exists()
     assert [len(deliveries(str(id))) for id in ids] == [3, 3, 3]
     assert expand(ids) == 0
