@@ -69,7 +69,8 @@ CATALOGUE: dict[str, Entry] = _table(
     Entry("invalid-json", 400, "The body is not JSON", Retry.MENDED,
           "The body must be one JSON value in UTF-8. `detail` names the line and column of the first fault."),
     Entry("duplicate-key", 400, "An object names a key twice", Retry.MENDED,
-          "Parsers disagree on which of the two counts, so neither does. `errors` points at the key."),
+          "Parsers disagree on which of the two counts, so neither does. `errors` points at the key; in a "
+          "body of more than 1 MiB `detail` names it."),
     Entry("invalid-number", 400, "A number is out of range", Retry.MENDED,
           "Integers reach from -2^53 to 2^53, other numbers must be finite; `NaN` and `Infinity` are not JSON. "
           "Send larger numbers as strings."),

@@ -1,7 +1,8 @@
 """The one way JSON comes in: strict, bounded, and fast enough for a body of 10 MiB.
 
 The standard library parses; a few scans at C speed decide which of its hooks are needed at all, since a hook in
-Python costs more than the parsing. Only a body that is refused is read twice, to say where the fault lies.
+Python costs more than the parsing. Only a body that is refused is read twice, to say where the fault lies; that costs
+several times the parsing, so a large one is told what is wrong and not where.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import IO, Any, NoReturn
 
@@ -21,9 +23,12 @@ from apps.rest.problems import FieldError, Problem
 
 MAX_DEPTH = 20
 MAX_INTEGER = 2**53  # beyond it a double, and so a caller in JavaScript, cannot tell neighbours apart
+EXPLAINED_CHARS = 2**20  # the longest text that is read again for a pointer to its fault: 0.4 s at worst
 
-# An escape that may stand for U+0000 or a surrogate; what it really is, the walk tells.
-_SUSPECT_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+# All of a text whose escapes stand for characters: it ends before the first U+0000 or surrogate without its other half.
+_FINE_TEXT = re.compile(
+    r"(?:[^\\]++|\\[^u]|\\u(?!0000|[dD][89a-fA-F])....|\\u[dD][89abAB]..\\u[dD][c-fC-F]..)*+", re.DOTALL
+)
 # Every digit as 0 and all else as a space: looking for sixteen zeros then costs a tenth of a regular expression.
 _DIGITS = bytes(ord("0") if chr(byte).isascii() and chr(byte).isdigit() else ord(" ") for byte in range(256))
 _LONG_NUMBER = b"0" * 16
@@ -45,7 +50,9 @@ def parse_json(body: bytes, *, limit_bytes: int = BODY_LIMIT) -> Any:
         raise Problem("invalid-text", f"the body is not UTF-8 at byte {error.start}") from None
     try:
         value = (_exact if _LONG_NUMBER in body.translate(_DIGITS) else _plain).decode(text)
-    except _Refused:
+    except _Refused as refused:
+        if len(text) > EXPLAINED_CHARS:
+            raise Problem(refused.code, f"{refused}; where is told for bodies of up to 1 MiB") from None
         _explain(text)
     except json.JSONDecodeError as error:
         raise _no_json(error) from None
@@ -53,9 +60,8 @@ def parse_json(body: bytes, *, limit_bytes: int = BODY_LIMIT) -> Any:
         raise _too_deep() from None
     if _is_too_deep(value):
         raise _too_deep()
-    if _SUSPECT_ESCAPE.search(text):
-        for path, string in _strings(value, None):
-            _refuse_text(path, string)
+    if "\\u" in text and (fine := _FINE_TEXT.match(text)) and fine.end() < len(text):
+        _refuse_text(text, fine.end(), value)
     return value
 
 
@@ -91,24 +97,29 @@ def refuse_other_forms(meta: Mapping[str, Any]) -> None:
 
 
 class _Refused(ValueError):
-    """Something that JSON parsers let pass and we do not."""
+    """Something that JSON parsers let pass and we do not: the code of its problem, and what it is."""
+
+    def __init__(self, code: str, fault: str) -> None:
+        super().__init__(fault)
+        self.code = code
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise _Refused
+        [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
+        raise _Refused("duplicate-key", f"an object names {_shown(json.dumps(key))} twice")
     return members
 
 
 def _refuse(literal: str) -> NoReturn:
-    raise _Refused
+    raise _Refused("invalid-number", _out_of_range(literal))
 
 
 def _finite(literal: str) -> float:
     number = float(literal)
     if math.isinf(number):
-        raise _Refused
+        _refuse(literal)
     return number
 
 
@@ -118,9 +129,17 @@ def _is_integer_in_range(literal: str) -> bool:
 
 
 def _bounded(literal: str) -> int:
-    if not _is_integer_in_range(literal):
-        raise _Refused
+    if len(literal) >= len(_LONG_NUMBER) and not _is_integer_in_range(literal):
+        _refuse(literal)
     return int(literal)
+
+
+def _out_of_range(literal: str) -> str:
+    return f"{_shown(literal)} is out of range"
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= 24 else f"{text[:20]}... ({len(text)} characters)"
 
 
 _plain = json.JSONDecoder(object_pairs_hook=_members, parse_float=_finite, parse_constant=_refuse)
@@ -147,29 +166,6 @@ def _no_json(error: json.JSONDecodeError) -> Problem:
 
 def _too_deep() -> Problem:
     return Problem("too-deep", f"objects and arrays may be nested {MAX_DEPTH} deep")
-
-
-def _strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """Every string of a value that is not too deep, keys included."""
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield (path, key), key
-            yield from _strings(item, (path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _strings(item, (path, index))
-
-
-def _refuse_text(path: Path, text: str) -> None:
-    if "\0" in text:
-        fault = "U+0000 cannot be stored"
-    elif _SURROGATE.search(text):
-        fault = "a surrogate without its other half is no character"
-    else:
-        return
-    raise Problem("invalid-text", fault, errors=[FieldError(pointer_to(path), "invalid_text", fault)])
 
 
 # --- The slow way, for a body that is refused: where is the fault? ------------------------------------------------
@@ -206,8 +202,7 @@ def _explain(text: str) -> NoReturn:
 
 def _faults(value: Any, path: Path, depth: int) -> Iterator[tuple[str, str, Path]]:
     if isinstance(value, _BadNumber):
-        shown = value if len(value) <= 24 else f"{value[:20]}... ({len(value)} characters)"
-        yield "invalid-number", f"{shown} is out of range", path
+        yield "invalid-number", _out_of_range(value), path
     elif isinstance(value, list):
         if depth > MAX_DEPTH:
             yield "too-deep", "", path
@@ -220,3 +215,27 @@ def _faults(value: Any, path: Path, depth: int) -> Iterator[tuple[str, str, Path
                     yield "duplicate-key", "the object names this key twice", (path, key)
                 seen.add(key)
             yield from _faults(item, (path, key), depth + 1)
+
+
+def _refuse_text(text: str, offset: int, value: Any) -> NoReturn:
+    """For the escape at `offset`, which no string of `value` may hold."""
+    is_nul = text.startswith("\\u0000", offset)
+    fault = "U+0000 cannot be stored" if is_nul else "a surrogate without its other half is no character"
+    if len(text) > EXPLAINED_CHARS:
+        line, column = text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+        raise Problem("invalid-text", f"{fault}, at line {line}, column {column}")
+    path = next(path for path, string in _strings(value, None) if "\0" in string or _SURROGATE.search(string))
+    raise Problem("invalid-text", fault, errors=[FieldError(pointer_to(path), "invalid_text", fault)])
+
+
+def _strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """Every string of a value that is not too deep, keys included, as written."""
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield (path, key), key
+            yield from _strings(item, (path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _strings(item, (path, index))

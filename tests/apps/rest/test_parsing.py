@@ -149,6 +149,45 @@ def test_no_body_of_a_mebibyte_takes_a_second(body: bytes) -> None:
     assert time.process_time() - start < 1
 
 
+@pytest.mark.parametrize(
+    ("fault", "code", "says"),
+    [
+        (b"NaN", "invalid-number", "NaN is out of range"),
+        (b"1e999", "invalid-number", "1e999 is out of range"),
+        (b"12345678901234567890", "invalid-number", "12345678901234567890 is out of range"),
+        (b'{"a":1,"b/\\u00e9":1,"b/\\u00e9":2}', "duplicate-key", 'an object names "b/\\u00e9" twice'),
+        (b'{"\\ud800":1,"\\ud800":2}', "duplicate-key", 'an object names "\\ud800" twice'),
+        (b'"ab\\u0000"', "invalid-text", "at line 2, column 4"),
+        (b'"\\n\\ud83d\\ude00\\ude00"', "invalid-text", "at line 2, column 16"),
+    ],
+)
+def test_a_fault_in_a_large_body_is_named_without_reading_the_body_again(fault: bytes, code: str, says: str) -> None:
+    large = b'["' + b"x" * 2**20 + b'",\n' + fault + b"]"
+    assert refusal(b"[" + fault + b"]")[1], "a small one has a pointer"
+    with pytest.raises(Problem) as caught:
+        parse_json(large, limit_bytes=2 * 2**20)
+    assert (caught.value.code, caught.value.errors) == (code, ())
+    assert says in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\U0001f600",
+        "\\",
+        "\\u0000",
+        "\\\\",
+        "\\ud800",
+        '"\n\U0001f600"',
+        "é\u2028\ud7ff\ue000",
+        "\U0001f600" * 3 + "\\u0000",
+    ],
+)
+def test_text_that_only_looks_like_a_bad_escape_comes_through(text: str) -> None:
+    for ascii in (True, False):
+        assert parse_json(json.dumps([text, {text: 1}], ensure_ascii=ascii).encode()) == [text, {text: 1}]
+
+
 def test_a_small_recursion_limit_is_no_crash() -> None:
     before = sys.getrecursionlimit()
     try:
