@@ -338,6 +338,20 @@ def test_every_item_is_judged_by_what_its_event_came_to(world: World) -> None:
     assert results[4]["original_id"] == results[3]["id"]
 
 
+@pytest.mark.parametrize("recipient", [{"email": "a@b.example"}, {"email": "no address"}, 7])
+def test_a_batch_for_too_many_is_refused_before_its_items_are_looked_at(world: World, recipient: Any) -> None:
+    full = [item(f"e{number}", to=[recipient] * 100) for number in range(100)]
+    body = assert_problem(post_batch(world, *full, item("last")), 422, "validation-failed")
+    assert pointers(body) == [("/items", "too_many")]
+    assert body["errors"][0]["detail"] == "at most 10000 recipients in all, this has 10001"
+    assert not Notification.objects.exists()
+
+
+def test_only_lists_of_recipients_are_counted(world: World) -> None:
+    answer = post_batch(world, item("a"), item("b", to="x" * 20_000), item("c", to={"user_id": "ada"}), 7)
+    assert [result["result"] for result in answer.json()["results"]] == ["accepted", "rejected", "rejected", "rejected"]
+
+
 def test_a_batch_without_key_is_refused(world: World) -> None:
     answer = world.api.post("/v1/notifications/batch", {"items": [item("a")]})
     assert_problem(answer, 400, "idempotency-key-required")
