@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, time
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -46,10 +46,26 @@ def normal_email(text: str) -> str | None:
     plain = _PLAIN_EMAIL.fullmatch(text)
     if plain and len(plain["local"]) <= 64 and "-." not in plain["domain"]:
         return f"{plain['local']}@{plain['domain'].lower()}"
-    local, at, domain = text.rpartition("@")
-    if at and domain.lower() == SANDBOX_EMAIL_DOMAIN:
-        stand_in = normal_email(f"{local}@example.com")
-        return stand_in and f"{stand_in.rpartition('@')[0]}@{SANDBOX_EMAIL_DOMAIN}"
+    local, _, domain = text.rpartition("@")
+    normal_domain = _normal_domain(domain)
+    # The local part for itself, beside a domain that costs nothing.
+    stand_in = normal_domain and _checked_email(f"{local}@example.com")
+    if not normal_domain or not stand_in:
+        return None
+    email = f"{stand_in.rpartition('@')[0]}@{normal_domain}"
+    return email if len(email) <= 254 and len(text.encode()) <= 254 else None
+
+
+@lru_cache(maxsize=4096)
+def _normal_domain(domain: str) -> str | None:
+    """In lower case and in ASCII, or None. Kept: IDNA is most of what an address costs, and many share a domain."""
+    if domain.lower() == SANDBOX_EMAIL_DOMAIN:
+        return SANDBOX_EMAIL_DOMAIN
+    email = _checked_email(f"a@{domain}")
+    return email and email.rpartition("@")[2]
+
+
+def _checked_email(text: str) -> str | None:
     try:
         return validate_email(text, check_deliverability=False, allow_smtputf8=False, strict=True).ascii_email
     except EmailNotValidError:

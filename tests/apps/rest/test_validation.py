@@ -210,6 +210,28 @@ def test_the_short_way_for_plain_addresses_answers_like_the_long_one(local: str,
     assert normal_email(text) == expected
 
 
+@pytest.mark.parametrize("local", ["a", "O'Neil", "Abuse", "a b", '"a"', "ü", "x" * 64, "x" * 65, "a@b", "Ada <a", ""])
+@pytest.mark.parametrize(
+    "domain",
+    ["BÜCHER.example", "中文。example", "straße.example", "bu\u0308cher.example", "a_b.example", "ü" * 50 + ".example",
+     "ü" * 60 + ".example", "b.example>", "[::1]", "", ".".join(["bücherüberäöü"] * 12), ".".join(["b" * 60] * 4)],
+)  # fmt: skip
+def test_a_domain_read_for_itself_is_the_one_of_the_whole_address(local: str, domain: str) -> None:
+    text = f"{local}@{domain}"
+    try:
+        expected = validate_email(text, check_deliverability=False, allow_smtputf8=False, strict=True).ascii_email
+    except EmailNotValidError:
+        expected = None
+    assert normal_email(text) == normal_email(text) == expected
+
+
+def test_ten_thousand_addresses_that_share_an_international_domain_take_no_second() -> None:
+    domain = ".".join(["bücherüberäöü"] * 10) + ".example"
+    start = time.process_time()
+    assert None not in [normal_email(f"bob{number}@{domain}") for number in range(10_000)]
+    assert time.process_time() - start < 1
+
+
 @pytest.mark.parametrize(
     ("text", "is_right"),
     [
