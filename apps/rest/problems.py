@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 MAX_ERRORS = 100
+MAX_ITEM_ERRORS = 10  # of each of a thousand items: with a hundred the answer could be twice the request
 # A database that is starting, failing over or full is worth another try soon; a caller in a hurry may be sooner.
 UNAVAILABLE_RETRY_S = 2
 CHALLENGE = 'Basic realm="notifier", charset="UTF-8"'

@@ -30,21 +30,22 @@ INVALID: Final = _Invalid()
 
 
 class Errors:
-    """The faults of one body: the first hundred are kept, all are counted."""
+    """The faults of one body: the first ones are kept, all are counted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int = MAX_ERRORS) -> None:
+        self.most = most
         self.items: list[FieldError] = []
         self.total = 0
 
     def add(self, path: Path, code: FieldCode, detail: str) -> _Invalid:
         self.total += 1
-        if len(self.items) < MAX_ERRORS:
+        if len(self.items) < self.most:
             self.items.append(FieldError(pointer_to(path), code.value, detail))
         return INVALID
 
     def add_query(self, name: str, code: FieldCode, detail: str) -> None:
         self.total += 1
-        if len(self.items) < MAX_ERRORS:
+        if len(self.items) < self.most:
             self.items.append(FieldError(f"?{name}", code.value, detail))
 
     def __bool__(self) -> bool:
@@ -327,6 +328,7 @@ class Shape(Field):
     ) -> None:
         super().__init__(**options)
         self.fields, self.name, self.one_of, self.check = dict(fields), name, tuple(map(tuple, one_of)), check
+        self._known = f"known here: {', '.join(self.fields) or 'none'}"
         self._required = tuple(key for key, field in self.fields.items() if field.required)
         self._defaults = tuple((key, field.default) for key, field in self.fields.items() if field.has_default)
 
@@ -339,7 +341,7 @@ class Shape(Field):
         for key, item in value.items():
             field = fields.get(key)
             if field is None:
-                errors.add((path, key), FieldCode.UNKNOWN_FIELD, f"known here: {', '.join(fields)}")
+                errors.add((path, key), FieldCode.UNKNOWN_FIELD, self._known)
             elif item is None and field.nullable:
                 parsed[key] = None
             else:
@@ -371,7 +373,7 @@ class Shape(Field):
         for name, values in lists:
             field = self.fields.get(name)
             if field is None:
-                errors.add_query(name, FieldCode.UNKNOWN_FIELD, f"known here: {', '.join(self.fields) or 'none'}")
+                errors.add_query(name, FieldCode.UNKNOWN_FIELD, self._known)
                 continue
             if len(values) > 1:
                 errors.add_query(name, FieldCode.CONFLICT, "is given twice")

@@ -16,7 +16,7 @@ from apps.notifications.services.holds import cancel_notification
 from apps.notifications.services.keys import Answer, RequestKey
 from apps.rest.body import BULK_BODY_LIMIT
 from apps.rest.catalogue import FieldCode
-from apps.rest.problems import Problem
+from apps.rest.problems import MAX_ITEM_ERRORS, Problem
 from apps.rest.validation import Errors, Field, Lazy, Shape, Text, parse_body
 from apps.rest.views import ClientView
 
@@ -92,10 +92,10 @@ class SendBatch(ClientView):
     def post(self, request: Request) -> Response:
         """Accept up to 1,000 notifications, each for itself; the answer says what became of each, in order."""
         raw = self.document()
-        key = request_key(request, raw, required=True)
-        assert key is not None  # noqa: S101 - it is required
         parse_body(_FRAME, raw)
         _refuse_too_many_recipients(raw["items"])
+        key = request_key(request, raw, required=True)
+        assert key is not None  # noqa: S101 - it is required
         items = _items(raw["items"])
         self.spend(requests=1, recipients=sum(len(body["to"]) for body, _, _ in items if body is not None))
         answer = accept_batch(caller_of(request), items, key=key, request_id=getattr(request, "request_id", ""))
@@ -117,7 +117,7 @@ def _items(raw: list[Any]) -> list[tuple[dict[str, Any] | None, Any, list[dict[s
     """Each item parsed for itself: (normal form or None, as it came, its faults)."""
     items: list[tuple[dict[str, Any] | None, Any, list[dict[str, str]]]] = []
     for index, item in enumerate(raw):
-        errors = Errors()
+        errors = Errors(most=MAX_ITEM_ERRORS)
         parsed = shapes.ITEM.parse(item, ((None, "items"), index), errors)
         faults = [{"pointer": e.pointer, "code": e.code, "detail": e.detail} for e in errors.items]
         items.append((None if faults else parsed, item, faults))

@@ -17,7 +17,7 @@ from apps.rest.body import BULK_BODY_LIMIT
 from apps.rest.catalogue import FieldCode
 from apps.rest.formats import Email, Phone
 from apps.rest.pagination import page, page_query
-from apps.rest.problems import FieldError, invalid
+from apps.rest.problems import MAX_ITEM_ERRORS, FieldError, invalid
 from apps.rest.schema import page_of
 from apps.rest.validation import Errors, Text
 from apps.rest.views import ClientView, created
@@ -75,7 +75,7 @@ class BulkUsers(OneUser):
         results: list[dict[str, Any]] = [{"index": index} for index in range(len(items))]
         patches: dict[str, tuple[int, dict[str, Any]]] = {}
         for index, item in enumerate(items):
-            errors = Errors()
+            errors = Errors(most=MAX_ITEM_ERRORS)
             path = ((None, "users"), index)
             values = BULK_USER.parse(item, path, errors)
             if not errors and values["id"] in patches:

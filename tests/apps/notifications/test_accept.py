@@ -347,6 +347,11 @@ def test_a_batch_for_too_many_is_refused_before_its_items_are_looked_at(world: W
     assert not Notification.objects.exists()
 
 
+def test_a_wrong_item_is_told_its_first_ten_faults(world: World) -> None:
+    wrong = item("a", **{f"field_{number}": 1 for number in range(12)})
+    assert [len(result["errors"]) for result in post_batch(world, wrong, wrong).json()["results"]] == [10, 10]
+
+
 def test_only_lists_of_recipients_are_counted(world: World) -> None:
     answer = post_batch(world, item("a"), item("b", to="x" * 20_000), item("c", to={"user_id": "ada"}), 7)
     assert [result["result"] for result in answer.json()["results"]] == ["accepted", "rejected", "rejected", "rejected"]

@@ -245,6 +245,12 @@ def test_a_bulk_body_has_1_to_1000_users(api: Api, body: object, expected: list[
     assert pointers(assert_problem(api.post("/v1/users/bulk", body), 422, "validation-failed")) == expected
 
 
+def test_a_wrong_bulk_user_is_told_its_first_ten_faults(api: Api) -> None:
+    wrong = {"id": "a", **{f"field_{number}": 1 for number in range(12)}}
+    results = api.post("/v1/users/bulk", {"users": [wrong, wrong]}).json()["results"]
+    assert [len(result["errors"]) for result in results] == [10, 10]
+
+
 def test_users_belong_to_the_company_and_are_seen_by_every_client(api: Api) -> None:
     api.put("/v1/users/u_42", ADA)
     other = make_api("other", Mode.TEST)
