@@ -159,6 +159,7 @@ def test_a_refused_request_leaves_nothing_behind(world: World) -> None:
         ({"routing": {"strategy": "all"}}, "/routing", "unknown_field"),
         ({"collapse_key": "a"}, "/collapse_key", "unknown_field"),
         ({"local_time": {"at": "09:00"}}, "/local_time", "unknown_field"),
+        ({"email": {"attachments": [{"filename": "a.txt", "content": "eA=="}]}}, "/email/attachments", "unknown_field"),
         ({"to": []}, "/to", "too_short"),
         ({"to": [{"user_id": "a", "email": "a@b.example"}]}, "/to/0/email", "conflict"),
         ({"to": [{"email": "nonsense"}]}, "/to/0/email", "invalid_email"),
