@@ -19,14 +19,29 @@ if len(sys.argv) > 1:
 os.environ["DJANGO_SETTINGS_MODULE"] = "config.settings"
 """
 REQUEST = """
-import io
+import base64, io, json, time
 from config.wsgi import application
+
+said = json.dumps({"template": "order-shipped", "to": [{"user_id": "ada"}],
+                   "data": {"order": {"id": "A-1", "eta": "2026-11-25"}}}).encode()
+key = base64.b64encode(f"{os.environ['NOTIFIER_APP_KEY']}:{os.environ['NOTIFIER_APP_SECRET']}".encode()).decode()
 seen = []
 body = application(
-    {"REQUEST_METHOD": "GET", "PATH_INFO": "/v1/categories", "QUERY_STRING": "", "SERVER_NAME": "127.0.0.1",
-     "SERVER_PORT": "80", "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO()},
+    {"REQUEST_METHOD": "POST", "PATH_INFO": "/v1/notifications", "QUERY_STRING": "", "SERVER_NAME": "127.0.0.1",
+     "SERVER_PORT": "80", "REMOTE_ADDR": "127.0.0.1", "wsgi.url_scheme": "http", "wsgi.input": io.BytesIO(said),
+     "CONTENT_TYPE": "application/json", "CONTENT_LENGTH": str(len(said)), "HTTP_AUTHORIZATION": f"Basic {key}"},
     lambda status, headers: seen.append(status))
-assert seen == ["401 Unauthorized"], (seen, list(body))
+answer = b"".join(body)
+assert seen == ["202 Accepted"], (seen, answer)
+
+from apps.notifications.models import Delivery
+from notifier.lifecycle import OPEN
+deliveries = Delivery.objects.filter(notification_id=json.loads(answer)["id"])
+until = time.monotonic() + 60
+while not (states := set(deliveries.values_list("state", flat=True))) or states & OPEN:
+    assert time.monotonic() < until, states
+    time.sleep(0.1)
+assert states <= {"sent", "delivered"}, states
 """
 RING = """
 import django; django.setup()
@@ -99,7 +114,7 @@ def test_the_work_is_done_with_the_package_and_not_without_it(stack: Stack, pack
         return subprocess.run(
             [sys.executable, "-c", SETUP + PROBES[package], *arguments],
             cwd=ROOT,
-            env=stack.environment,
+            env=stack.environment | stack.demo,
             capture_output=True,
             text=True,
             timeout=120,
