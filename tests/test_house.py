@@ -202,6 +202,23 @@ def test_every_admin_page_asks_for_a_login():
     assert seen
 
 
+OF_A_SESSION = re.compile(
+    r"\b(pg_(try_)?advisory_(lock|unlock)\w*|LISTEN|UNLISTEN|PREPARE|DISCARD|WITH HOLD|SET SESSION|TEMP(ORARY)? TABLE"
+    r"|set_config\([^)]*false)\b|\"SET (?!LOCAL )\w+ *(=|TO)[^\"]*\"\s*\)"
+)
+
+
+def test_no_statement_leaves_anything_in_a_session():
+    """PgBouncer in transaction mode gives the next transaction another one."""
+    sources = python_files("apps", "config") + sorted((ROOT / "apps").rglob("*.sql"))
+    assert any(path.suffix == ".sql" for path in sources)
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}" for path in sources for match in OF_A_SESSION.finditer(path.read_text())
+    ]
+    assert found == []
+    assert settings.DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"]
+
+
 @pytest.mark.django_db
 def test_no_migration_is_missing():
     said = StringIO()
