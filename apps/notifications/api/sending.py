@@ -103,9 +103,12 @@ class SendBatch(ClientView):
 
 
 def _refuse_too_many_recipients(raw: list[Any]) -> None:
-    """By the lists as they came: an address costs more to read than anything else here, a hundred thousand far more."""
+    """By the lists as they came: an address costs more to read than anything else here, a hundred thousand far more.
+
+    A list that is too long by itself is not read, and refuses its item alone.
+    """
     lists = (item.get("to") for item in raw if isinstance(item, dict))
-    recipients = sum(len(to) for to in lists if isinstance(to, list))
+    recipients = sum(len(to) for to in lists if isinstance(to, list) and len(to) <= shapes.MOST_RECIPIENTS)
     if recipients > shapes.MOST_BATCH_RECIPIENTS:
         errors = Errors()
         detail = f"at most {shapes.MOST_BATCH_RECIPIENTS} recipients in all, this has {recipients}"

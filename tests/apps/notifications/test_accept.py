@@ -353,9 +353,15 @@ def test_a_wrong_item_is_told_its_first_ten_faults(world: World) -> None:
     assert [len(result["errors"]) for result in post_batch(world, wrong, wrong).json()["results"]] == [10, 10]
 
 
-def test_only_lists_of_recipients_are_counted(world: World) -> None:
-    answer = post_batch(world, item("a"), item("b", to="x" * 20_000), item("c", to={"user_id": "ada"}), 7)
-    assert [result["result"] for result in answer.json()["results"]] == ["accepted", "rejected", "rejected", "rejected"]
+def test_only_lists_that_are_read_are_counted(world: World) -> None:
+    wrong = (
+        item("b", to="x" * 20_000),
+        item("c", to={"user_id": "ada"}),
+        7,
+        item("d", to=[{"user_id": "ada"}] * 20_000),
+    )
+    answer = post_batch(world, item("a"), *wrong)
+    assert [result["result"] for result in answer.json()["results"]] == ["accepted", *["rejected"] * 4]
 
 
 def test_a_batch_without_key_is_refused(world: World) -> None:
