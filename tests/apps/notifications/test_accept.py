@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import connection
@@ -116,18 +117,17 @@ def test_the_number_of_statements_is_the_same_for_one_recipient_and_for_a_hundre
     for number in range(100):
         person(f"p{number}", email=f"p{number}@example.com", phone=f"+4915112345{number:03}")
         device(f"p{number}", f"sandbox-ok-{number}")
-    world.send("p0")  # fills the caches of callers, templates and categories
-    counts = []
-    for size in (1, 100):
-        with CaptureQueriesContext(
-            connection,
-        ) as captured:
-            answer = world.send(*[f"p{number}" for number in range(size)], event_id=f"event-{size}")
+
+    def statements(size: int) -> int:
+        with CaptureQueriesContext(connection) as captured:
+            answer = world.send(*[f"p{number}" for number in range(size)], event_id=uuid4().hex)
         assert answer.status_code == 202
         assert len(deliveries(answer.json()["id"])) == 3 * size
-        counts.append(len(captured))
-    assert counts[0] == counts[1]
-    assert counts[0] <= 9
+        return len(captured)
+
+    # The fewest of three: what is kept of callers, templates and categories is read again when it is 1.5 s old.
+    fewest = [min(statements(size) for _ in range(3)) for size in (1, 100)]
+    assert fewest[0] == fewest[1] <= 9
 
 
 def test_what_is_due_later_is_laid_out_when_due(world: World) -> None:
