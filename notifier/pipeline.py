@@ -95,6 +95,12 @@ class Shift:
     def run(self, ids: Sequence[UUID], *, alone: bool) -> int:
         try:
             return self._run(ids, alone=alone)
+        except SystemExit:
+            # The time limit's: something hangs, perhaps one of these. They count as a dead process's, each goes alone
+            # from now on, and what hangs every time is dead in the end. Given back, it would hang here for ever.
+            if time.monotonic() >= self.ends:
+                self.ready.clear()
+            raise
         finally:  # stopped, or the database went away: what is in memory goes back at once, not when its lease ends
             self.worker.loop.record([given_back(c) for c in self.ready])
 

@@ -18,6 +18,7 @@ from notifier.outcome import Kind, Outcome, Scope
 from notifier.pipeline import Worker, deliver
 from notifier.providers.registry import PROVIDERS, Entry, provider_class
 from notifier.stages import dispatch
+from notifier.stages.render import Renderer
 from tests.fakes import ACCOUNT, FakeProvider, MemoryLedger, claimed, many
 
 
@@ -266,6 +267,26 @@ def test_when_the_store_goes_away_in_the_middle_what_is_in_memory_is_given_back(
         deliver(worker, "email.normal", [c.delivery_id for c in ledger.waiting])
     assert worker.loop.wait_recorded(5)
     assert len(ledger.results) == 150
+    assert worker.loop.slots.used == 0
+
+
+@pytest.mark.parametrize(("overdue", "given_back"), [(False, 150), (True, 0)])
+def test_what_was_in_memory_when_the_process_was_ended_is_given_back_unless_something_hung(
+    worker: Worker, ledger: MemoryLedger, monkeypatch: pytest.MonkeyPatch, overdue: bool, given_back: int
+) -> None:
+    """Overdue: the task's time limit ended it. Leases that end by themselves are what counts a row's deaths."""
+    ledger.waiting = list(many(150))
+
+    def ended(*_: object) -> object:
+        if overdue:
+            monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + pipeline.SHIFT_S)
+        raise SystemExit(-15)
+
+    monkeypatch.setattr(Renderer, "render", ended)
+    with pytest.raises(SystemExit):
+        deliver(worker, "email.normal", [c.delivery_id for c in ledger.waiting])
+    assert worker.loop.wait_recorded(5)
+    assert len(ledger.results) == given_back
     assert worker.loop.slots.used == 0
 
 
