@@ -69,7 +69,7 @@ class Stack:
 
     def start_all(self) -> None:
         """Make the database, migrate, seed, start every process, and return when /readyz answers 200."""
-        self._make_database()
+        make_database(self.environment["DATABASE_URL"])
         self.directory.mkdir(parents=True, exist_ok=True)
         self.start("sandbox")  # the seed stores the keys that it makes
         self.manage("migrate", "--verbosity", "0")
@@ -192,7 +192,7 @@ class Stack:
                 return self._rows(sql, parameters)
             except psycopg2.OperationalError:
                 self._connection.close()
-        self._connection = self._connect(DATABASE)
+        self._connection = connect(self.environment["DATABASE_URL"])
         return self._rows(sql, parameters)
 
     # --- inside -----------------------------------------------------------------------------------------------
@@ -213,15 +213,19 @@ class Stack:
             return requests.get(url, timeout=5).status_code == 200
         return False
 
-    def _connect(self, database: str) -> Any:
-        connection = psycopg2.connect(with_database(self.environment["DATABASE_URL"], database))
-        connection.autocommit = True
-        return connection
 
-    def _make_database(self) -> None:
-        with contextlib.closing(self._connect("postgres")) as connection, connection.cursor() as cursor:
-            cursor.execute(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-            cursor.execute(f"CREATE DATABASE {DATABASE}")
+def connect(url: str) -> Any:
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    return connection
+
+
+def make_database(url: str) -> None:
+    """The database that `url` names, empty: one that an earlier run left there goes."""
+    name = urlsplit(url).path.removeprefix("/")
+    with contextlib.closing(connect(with_database(url, "postgres"))) as connection, connection.cursor() as cursor:
+        cursor.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        cursor.execute(f"CREATE DATABASE {name}")
 
 
 def descendants(pid: int) -> list[int]:

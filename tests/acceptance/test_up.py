@@ -19,67 +19,23 @@ import requests
 from apps.console.binaries import Owner, ServerError
 from apps.console.servers import URLS, Servers
 from apps.console.supervisor import ROOT, free_port, ports_of, procfile, read_environment
-from tests.acceptance.stack import descendants
+from tests.acceptance.terminal import Terminal, alive, command_of, gone
 
 OURS = (*URLS, "SECRET_KEY", "FIELD_ENCRYPTION_KEYS", "METRICS_TOKEN", "DJANGO_SETTINGS_MODULE", "PROCESS_NAME")
 
 
-class Up:
-    """One run of `manage.py up` in a directory of its own."""
+class Up(Terminal):
+    """One run of `manage.py up` with its state in `state`."""
 
-    def __init__(self, directory: Path, **variables: str) -> None:
-        self.directory = directory
+    def __init__(self, state: Path, **variables: str) -> None:
+        self.state = state
         self.ports = {variable: str(free_port()) for variable in ports_of(procfile())}
         inherited = {key: value for key, value in os.environ.items() if key not in OURS}
-        self.environment = {**inherited, **self.ports, "RUN_DIR": str(directory), **variables}
-        self.output = directory.with_suffix(".out")
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> Up:
-        with self.output.open("wb") as output:
-            command = [sys.executable, "manage.py", "up"]
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        return self
-
-    @property
-    def said(self) -> str:
-        return self.output.read_text(errors="replace")
-
-    def wait_for(self, words: str, within_s: float = 120) -> None:
-        deadline = time.monotonic() + within_s
-        while not re.search(words, self.said):
-            assert self.process is not None
-            assert self.process.poll() is None, f"up ended before it said {words!r}:\n{self.said}"
-            assert time.monotonic() < deadline, f"up never said {words!r}:\n{self.said}"
-            time.sleep(0.1)
-
-    def children(self) -> list[int]:
-        assert self.process is not None
-        return descendants(self.process.pid)
-
-    def finish(self, signum: int = signal.SIGINT, within_s: float = 90) -> int:
-        assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(signum)
-        return self.process.wait(within_s)
+        environment = {**inherited, **self.ports, "RUN_DIR": str(state), **variables}
+        super().__init__([sys.executable, "manage.py", "up"], ROOT, environment, state.with_suffix(".out"))
 
     def demo(self) -> dict[str, str]:
-        return read_environment(self.directory / "demo.env")
-
-
-def alive(pids: list[int]) -> list[int]:
-    """Those of `pids` that still run; one that ended and waits to be reaped does not."""
-    listed = subprocess.run(["ps", "-o", "pid=,stat=", "-p", ",".join(map(str, pids))], capture_output=True, text=True)
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if not line.split()[1].startswith("Z")]
-
-
-def gone(pids: list[int], within_s: float) -> bool:
-    deadline = time.monotonic() + within_s
-    while alive(pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return not alive(pids)
+        return read_environment(self.state / "demo.env")
 
 
 @pytest.fixture
@@ -91,7 +47,7 @@ def home() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_one_command_gives_a_service_that_sends_and_survives_and_ends_cleanly(home: Path) -> None:
+def test_one_command_gives_a_service_that_survives_and_ends_cleanly(home: Path) -> None:
     up = Up(home / "run").start()
     try:
         up.wait_for(r"Ready after")
@@ -106,41 +62,33 @@ def test_one_command_gives_a_service_that_sends_and_survives_and_ends_cleanly(ho
             "METRICS_TOKEN",
         }
         for private in ("demo.env", "secrets.env", "env"):
-            assert (up.directory / private).stat().st_mode & 0o077 == 0, f"{private} can be read by others"
-
-        # The curl, pasted as printed.
-        printed = re.search(r"^  (curl .*\\\n.*)$", up.said, re.MULTILINE)
-        assert printed, up.said
-        answer = subprocess.run(["sh", "-c", printed[1]], capture_output=True, text=True, timeout=30)
-        assert '"status":"accepted"' in answer.stdout.replace(" ", ""), answer.stdout + answer.stderr
-        taken = _wait_for_inbox(demo["SANDBOX_URL"])
-        assert taken
+            assert (up.state / private).stat().st_mode & 0o077 == 0, f"{private} can be read by others"
 
         # A child that dies comes back, by itself.
-        web = next(pid for pid in up.children() if "granian" in _command_of(pid))
+        web = next(pid for pid in up.children() if "granian" in command_of(pid))
         os.kill(web, signal.SIGKILL)
         up.wait_for(r"web +\| ended with -9; starting it again")
         assert _answers(f"{demo['NOTIFIER_URL']}/readyz", within_s=60)
 
         # So does a server, first of all.
-        postmaster = int((up.directory / "postgres" / "postmaster.pid").read_text().split()[0])
+        postmaster = int((up.state / "postgres" / "postmaster.pid").read_text().split()[0])
         os.kill(postmaster, signal.SIGKILL)
         up.wait_for(r"postgres +\| ended with -9; starting it again")
         assert _answers(f"{demo['NOTIFIER_URL']}/readyz", within_s=60)
 
         # Nobody else may write in its directory meanwhile.
-        second = Up(up.directory)
+        second = Up(up.state)
         second.output = home / "second.out"
         assert second.start().finish(0) == 1
         assert "already running here" in second.said
 
         children = up.children()
         assert up.finish() == 0
-        assert gone(children, within_s=1), f"left behind: {[_command_of(pid) for pid in alive(children)]}"
+        assert gone(children, within_s=1), f"left behind: {[command_of(pid) for pid in alive(children)]}"
 
         # The second start keeps the first one's data, is quick, and is ready when its own workers are: here not
         # before the one that is paused goes on, though the same queue was worked on a few seconds ago.
-        again = Up(up.directory, **up.ports).start()
+        again = Up(up.state, **up.ports).start()
         paused = _wait_for_child(again, "-Q callbacks")
         os.kill(paused, signal.SIGSTOP)
         assert _wait_for_problems(demo["NOTIFIER_URL"], "nobody works on callbacks")
@@ -157,24 +105,14 @@ def test_one_command_gives_a_service_that_sends_and_survives_and_ends_cleanly(ho
         children = again.children()
         assert again.finish(signal.SIGKILL) == -signal.SIGKILL
         if sys.platform == "linux":
-            assert gone(children, within_s=60), f"left behind: {[_command_of(pid) for pid in alive(children)]}"
-        fresh = Up(up.directory, FRESH="1", **up.ports).start()
+            assert gone(children, within_s=60), f"left behind: {[command_of(pid) for pid in alive(children)]}"
+        fresh = Up(up.state, FRESH="1", **up.ports).start()
         up = fresh
         fresh.wait_for(r"Ready after")
         assert fresh.demo()["NOTIFIER_APP_SECRET"] != demo["NOTIFIER_APP_SECRET"]
         assert fresh.finish(signal.SIGTERM) == 0
     finally:
         up.finish(signal.SIGKILL)
-
-
-def _wait_for_inbox(url: str) -> list[object]:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        entries: list[object] = requests.get(f"{url}/_inbox", timeout=10).json()
-        if entries:
-            return entries
-        time.sleep(0.2)
-    return []
 
 
 def _answers(url: str, within_s: float) -> bool:
@@ -193,7 +131,7 @@ def _wait_for_child(up: Up, words: str) -> int:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         for pid in up.children():
-            if words in _command_of(pid):
+            if words in command_of(pid):
                 return pid
         time.sleep(0.05)
     raise AssertionError(f"up started no {words!r}")
@@ -211,10 +149,6 @@ def _wait_for_problems(url: str, words: str) -> list[str]:
             pass
         time.sleep(0.2)
     return []
-
-
-def _command_of(pid: int) -> str:
-    return subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
 
 
 def test_a_taken_port_is_named_with_the_variable_that_moves_it(home: Path) -> None:

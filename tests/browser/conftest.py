@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -12,6 +13,17 @@ from playwright.sync_api import Browser, sync_playwright
 from apps.console.servers import Servers
 from tests.acceptance.stack import Stack
 from tests.browser.admin import Admin
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Before the first test of any folder, not when the first of this one is reached."""
+    here = Path(__file__).parent
+    if not installed_chromium() and any(item.path.is_relative_to(here) for item in session.items):
+        raise pytest.UsageError("The browser's tests need Chromium: apt-get install -y chromium")
+
+
+def installed_chromium() -> str | None:
+    return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @pytest.fixture(scope="package")
@@ -26,12 +38,10 @@ def stack(embedded_servers: Servers, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser")
-    assert found, "no Chromium: apt-get install -y chromium"
     with sync_playwright() as playwright:
         # Its sandbox refuses to run as root, as containers do.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        browser = playwright.chromium.launch(executable_path=installed_chromium(), args=arguments)
         yield browser
         browser.close()
 
