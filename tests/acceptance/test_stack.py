@@ -68,5 +68,5 @@ def test_tasks_open_no_database_session_of_their_own(stack: Stack) -> None:
     sent = [send(stack) for _ in range(30)]
     for notification in sent:
         stack.wait_for(partial(arrived, stack, notification), "the messages", within_s=60)
-    # At least one task each; the few are the web server's threads and pool children that come and go.
-    assert sessions() - before < 10
+    # At least one task each; the others are the web server's 16 threads, each at its first request, and pool children.
+    assert sessions() - before < 25
