@@ -52,6 +52,7 @@ UPKEEP_EVERY_S = 3600.0
 BEAT_EVERY_S = 5.0
 CANARY_EVERY_S = 15.0
 BROKER_DOWN_PAUSE_S = 1.0
+PROBE_LIVES_MS = 1000
 
 _RING = f"{LET_GO} SELECT notifications_ring_1(%s, %s, %s, %s, %s, %s)::text"
 
@@ -311,11 +312,15 @@ class Relay:
         self._say_broker(False)
 
     def _probe(self) -> bool:
-        """One cheap word with the broker: the only thing that closes everybody's breaker again."""
+        """One cheap write to the broker: the only thing that closes everybody's breaker again.
+
+        Not a read, nor a ping: one that is full, or a replica, answers those and takes no task.
+        """
         try:
             with current_app.connection_for_write() as broker:
                 broker.ensure_connection(max_retries=0, timeout=1)
-                broker.default_channel.client.ping() if hasattr(broker.default_channel, "client") else None
+                if hasattr(broker.default_channel, "client"):
+                    broker.default_channel.client.set("probe", "", px=PROBE_LIVES_MS)
         except Exception as error:  # kombu passes on whatever its transport raises
             log.info("broker_still_away", error=type(error).__name__)
             time.sleep(BROKER_DOWN_PAUSE_S)

@@ -14,6 +14,7 @@ import pytest
 from celery import Celery
 from django.conf import settings
 from kombu.exceptions import OperationalError
+from redis import Redis
 
 from apps.console.servers import Servers
 from config.celery import LaneOrder, wait_longer_than_a_publisher
@@ -73,6 +74,20 @@ def test_a_broker_that_is_gone_is_noticed_at_once_and_its_return_too(broker: Ser
     assert seconds_until_refused(publisher) < 0.5
     broker.broker.start()
     publisher.send_task("deliver", args=["push.normal", []], queue="push.normal")
+
+
+def test_a_full_broker_refuses_a_publisher_until_there_is_room(broker: Servers, publisher: Celery) -> None:
+    publisher.send_task("deliver", args=["push.normal", []], queue="push.normal")
+    assert broker.broker is not None
+    with Redis(unix_socket_path=str(broker.broker.socket)) as client:
+        client.config_set("maxmemory", "1")
+        assert seconds_until_refused(publisher) < 0.5
+        client.config_set("maxmemory", "0")
+    publisher.send_task("deliver", args=["push.normal", []], queue="push.normal")
+
+
+def test_a_worker_outlives_the_errors_of_a_full_broker() -> None:
+    assert real_app.conf.broker_channel_error_retry  # Celery ends it by default; tests/chaos/test_broker.py shows it
 
 
 def test_workers_wait_longer_for_the_broker_than_publishers_do() -> None:

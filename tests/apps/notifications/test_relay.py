@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 import structlog
+from celery import current_app
 from kombu.exceptions import OperationalError as BrokerError
 
 from apps.notifications import relay as relays
@@ -255,6 +256,20 @@ def test_a_broker_that_is_away_is_said_so_and_the_rows_wake_at_once(
     monkeypatch.setattr(relay, "_probe", lambda: True)
     relay.tick()
     assert len(door.ids) == 1
+
+
+@pytest.mark.django_db
+def test_a_broker_that_is_full_is_not_back_before_there_is_room() -> None:
+    """It answers a ping, and takes no task."""
+    relay = Relay()
+    with current_app.connection_for_write() as broker:
+        client = broker.default_channel.client
+        client.config_set("maxmemory", "1")
+        try:
+            assert not relay._probe()
+        finally:
+            client.config_set("maxmemory", "0")
+        assert relay._probe()
 
 
 def test_due_expansions_are_rung_and_laid_out(world: World, door: Door) -> None:
