@@ -60,11 +60,16 @@ class People:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """What is asked for. `batches`: the share of requests that are one of 20 items (laid out by the workers)."""
+    """What is asked for. `batches`: the share of requests that are one of 20 items (laid out by the workers).
+
+    `by_key`: the share of single requests that name no event. Their Idempotency-Key alone keeps a repeat from being a
+    second notification; their `reference`, which the service keeps and never compares, says what was meant as one.
+    """
 
     channels: tuple[str, ...] = ("push", "sms", "email")
     lanes: tuple[str, ...] = ("critical", "normal", "bulk")
     batches: float = 0.03
+    by_key: float = 0.3
 
     def item(self, people: People, dice: random.Random) -> dict[str, Any]:
         lane = dice.choice(self.lanes)
@@ -85,7 +90,7 @@ class Load:
     """Sends at `rate` notifications a second until `count` were accepted, and no longer than until `stop()`.
 
     A request that broke, or met 5xx or 409, is repeated with its key until it is answered for good, so `accepted`
-    (event id -> notification id) is complete once `finish()` returns.
+    (event id or reference -> notification id) is complete once `finish()` returns.
     """
 
     stack: Stack
@@ -173,6 +178,8 @@ class Load:
         while not self._stopping.is_set():
             is_batch = dice.random() < self.mix.batches
             items = [self.mix.item(self.people, dice) for _ in range(ITEMS_IN_BATCH if is_batch else 1)]
+            if not is_batch and dice.random() < self.mix.by_key:
+                items[0]["reference"] = items[0].pop("event_id")
             if not self._may_ask(len(items)):
                 return
             path, body = ("/v1/notifications/batch", {"items": items}) if is_batch else ("/v1/notifications", items[0])
@@ -228,4 +235,4 @@ class Load:
             if result.get("result") == "rejected":
                 self.wrong.append(f"rejected {result}"[:300])
             else:
-                self.accepted[item["event_id"]] = result["id"]
+                self.accepted[item.get("event_id") or item["reference"]] = result["id"]

@@ -24,7 +24,7 @@ class Verdict:
     lost: list[str]
     sent: Counter[str]  # delivery -> how often the sandbox took it
     states: Counter[str]
-    doubled_events: int
+    made_twice: int
 
     @property
     def duplicates(self) -> int:
@@ -37,7 +37,7 @@ class Verdict:
 
 
 def judge(stack: Stack, accepted: Mapping[str, str]) -> Verdict:
-    """`accepted`: event id -> notification, one delivery each (a notification without one is lost)."""
+    """`accepted`: event id, or reference of what has none -> notification, which is lost without its one delivery."""
     ours = set(accepted.values())
     rows = stack.query(
         "SELECT notification_id::text, id::text, state FROM notifications_delivery "
@@ -47,10 +47,12 @@ def judge(stack: Stack, accepted: Mapping[str, str]) -> Verdict:
     taken = Counter(line for line in ledger(stack) if line)
     laid_out = {notification for notification, _, _ in rows}
     lost = sorted(ours - laid_out) + [id for _, id, state in rows if id not in taken and state not in EXPLAINED]
-    [(doubled,)] = stack.query(
-        "SELECT count(*) FROM (SELECT event_id FROM notifications_notification WHERE event_id = ANY (%s::text[]) "
-        "GROUP BY event_id HAVING count(*) > 1) twice",
-        sorted(accepted),
+    names = sorted(accepted)
+    [(made_twice,)] = stack.query(
+        "SELECT count(*) FROM (SELECT coalesce(nullif(event_id, ''), reference) FROM notifications_notification "
+        "WHERE event_id = ANY (%s::text[]) OR reference = ANY (%s::text[]) GROUP BY 1 HAVING count(*) > 1) twice",
+        names,
+        names,
     )
     return Verdict(
         accepted=len(ours),
@@ -58,7 +60,7 @@ def judge(stack: Stack, accepted: Mapping[str, str]) -> Verdict:
         lost=lost,
         sent=Counter({id: taken[id] for _, id, _ in rows if id in taken}),
         states=Counter(state for _, _, state in rows),
-        doubled_events=doubled,
+        made_twice=made_twice,
     )
 
 

@@ -92,7 +92,7 @@ def test_a_broker_that_forgets_dies_is_full_or_falls_silent_costs_nothing_but_ti
         slowest_s=times(load.answers)[-1],
         ended_after_s=ended_after_s,
     )
-    assert (verdict.lost, verdict.duplicates, verdict.doubled_events) == ([], 0, 0)
+    assert (verdict.lost, verdict.duplicates, verdict.made_twice) == ([], 0, 0)
     assert set(verdict.states) <= {"sent", "delivered", "opened", "clicked"}
     assert set(load.statuses) == {202}, "the broker's trouble became the callers'"
     assert refused, "it was never too full for anybody"

@@ -65,7 +65,7 @@ def test_nothing_is_lost_and_little_is_sent_twice_when_processes_are_killed(
     )
     assert verdict.lost == []
     assert verdict.deliveries == verdict.accepted == len(load.accepted)
-    assert verdict.doubled_events == 0
+    assert verdict.made_twice == 0
     assert set(verdict.states) <= {"sent", "delivered", "opened", "clicked"}
     assert verdict.duplicates <= havoc.in_flight
     assert [id for id, times in verdict.sent.items() if times > 2 and times > 1 + losses(stack, id)] == []

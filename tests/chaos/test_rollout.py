@@ -59,7 +59,7 @@ def test_a_rolling_restart_loses_nothing_and_sends_nothing_twice(stack: Stack, p
     )
     assert verdict.lost == []
     assert verdict.deliveries == verdict.accepted == len(load.accepted)
-    assert verdict.doubled_events == 0
+    assert verdict.made_twice == 0
     assert set(verdict.states) <= {"sent", "delivered", "opened", "clicked"}
     assert verdict.duplicates <= IN_FLIGHT * len([name for name in hung if name in WORKERS])
     assert_books_balance(stack)
