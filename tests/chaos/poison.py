@@ -1,10 +1,11 @@
-"""What a worker of T15 loads beside the service: messages that end, or hang, the process that touches them.
+"""What a worker of T15 loads beside the service: messages that end, hang, or hold up the process that touches them.
 
 Never part of the product: `celery worker --include tests.chaos.poison`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import Any
@@ -12,8 +13,12 @@ from typing import Any
 from notifier.stages.dispatch import Dispatcher
 from notifier.stages.render import Renderer
 
-RENDERER, ADAPTER, HANGS = "poison-one", "poison-two", "poison-six"  # the texts that do it; a code has at most 12
+# The texts that do it; a code has at most 12.
+RENDERER, ADAPTER, HANGS, BURNS = "poison-one", "poison-two", "poison-six", "poison-ten"
+BURNS_S = 2.0
+BURNT = "two seconds were burnt"  # in the worker's log
 
+log = logging.getLogger(__name__)
 _render, _outcomes = Renderer.render, Dispatcher._outcomes
 
 
@@ -23,6 +28,11 @@ def render(self: Renderer, *args: Any, **options: Any) -> Any:
         os._exit(1)
     if HANGS in said:
         time.sleep(3600)  # until the task's hard limit ends the process
+    if BURNS in said:
+        until = time.monotonic() + BURNS_S
+        while time.monotonic() < until:
+            pass
+        log.warning(BURNT)
     return _render(self, *args, **options)
 
 
