@@ -205,6 +205,21 @@ class ServerConnection(asyncio.Protocol):
         self.transport.abort()
 
 
+def signing(is_authority: bool) -> x509.KeyUsage:
+    """What a certificate's key may sign: certificates, or only what a server says."""
+    return x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 def make_authority(directory: Path) -> tuple[ssl.SSLContext, Path]:
     """A TLS server context for 127.0.0.1 and localhost, and the file of the authority that vouches for it."""
     now = datetime.datetime.now(datetime.UTC)
@@ -220,6 +235,11 @@ def make_authority(directory: Path) -> tuple[ssl.SSLContext, Path]:
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=30))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .add_extension(signing(is_authority), critical=True)  # Python 3.13 verifies as RFC 5280 has it
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
+            )
             .add_extension(
                 x509.SubjectAlternativeName(
                     [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
