@@ -123,8 +123,8 @@ def cpu_ms(body: bytes) -> float:
     return min(spent)
 
 
-def test_a_batch_of_a_mebibyte_is_parsed_in_25_ms() -> None:
-    assert cpu_ms(batch(2**20)) < 25
+def test_a_batch_of_a_mebibyte_is_parsed_in_60_ms() -> None:
+    assert cpu_ms(batch(2**20)) < 60  # 10 on an idle core
 
 
 @pytest.mark.parametrize(
