@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
-import psycopg2
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from redis import Redis
 
 from apps.console.servers import Servers
 from apps.console.supervisor import ROOT
-from tests.acceptance.stack import DATABASE, Stack, with_database
+from tests.acceptance.stack import DATABASE, Stack, connect, with_database
 from tests.bench import load
 from tests.bench.cpu import Meter, Usage
 from tests.bench.driver import Answers, Caller
@@ -199,18 +198,17 @@ class BenchStack(Stack):
 
     def _copy(self) -> None:
         self.sql(f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)", f"CREATE DATABASE {DATABASE} TEMPLATE {PREPARED}")
-        with contextlib.closing(self._connect(DATABASE)) as connection, connection.cursor() as cursor:
+        with contextlib.closing(connect(self.environment["DATABASE_URL"])) as connection, connection.cursor() as cursor:
             cursor.execute("VACUUM ANALYZE")
             cursor.execute("CHECKPOINT")
         os.sync()  # or the copy is still on its way to the disk while the first parts wait for their commits
 
     def sql(self, *statements: str) -> None:
         """Run statements outside any transaction, in the server's own database."""
-        with contextlib.closing(psycopg2.connect(with_database(os.environ["DATABASE_URL"], "postgres"))) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                for statement in statements:
-                    cursor.execute(statement)
+        server = with_database(os.environ["DATABASE_URL"], "postgres")
+        with contextlib.closing(connect(server)) as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
 
     def script(self, module: str, *arguments: str) -> str:
         """Run a module in the stack's environment; what it printed."""
