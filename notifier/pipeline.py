@@ -87,6 +87,7 @@ class Shift:
     worker: Worker
     queue: str
     ready: deque[Claimed] = field(default_factory=deque)
+    at_hand: Claimed | None = None  # of `ready`, the one that is being rendered
     inline: dict[UUID, Compiled] = field(default_factory=dict)
     taken: int = 0
     ends: float = 0.0  # monotonic
@@ -96,10 +97,10 @@ class Shift:
         try:
             return self._run(ids, alone=alone)
         except SystemExit:
-            # The time limit's: something hangs, perhaps one of these. They count as a dead process's, each goes alone
-            # from now on, and what hangs every time is dead in the end. Given back, it would hang here for ever.
+            # The time limit's: what was at hand hangs. It counts as a dead process's, and is dead in the end when it
+            # hangs every time. Given back, it would hang here for ever.
             if time.monotonic() >= self.ends:
-                self.ready.clear()
+                self.ready = deque(c for c in self.ready if c is not self.at_hand)
             raise
         finally:  # stopped, or the database went away: what is in memory goes back at once, not when its lease ends
             self.worker.loop.record([given_back(c) for c in self.ready])
@@ -161,10 +162,12 @@ class Shift:
     def _prepared(self, renderer: Renderer, room: int) -> list[Job | Result]:
         """The next rows, ready to hand over or to record. They stay ours until all of them are: reading may fail."""
         try:
-            made = [
-                each if isinstance(each, Result) else self._prepare(renderer, each)
-                for each in self._fresh(list(islice(self.ready, room)))
-            ]
+            rows = list(islice(self.ready, room))
+            made: list[Job | Result] = []
+            for row, fresh in zip(rows, self._fresh(rows), strict=True):
+                self.at_hand = row
+                made.append(fresh if isinstance(fresh, Result) else self._prepare(renderer, fresh))
+            self.at_hand = None
         except BaseException:
             self.worker.loop.slots.give(room)
             raise

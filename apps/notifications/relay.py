@@ -320,9 +320,9 @@ class Relay:
             with current_app.connection_for_write() as broker:
                 broker.ensure_connection(max_retries=0, timeout=1)
                 if hasattr(broker.default_channel, "client"):
-                    broker.default_channel.client.set("probe", "", px=PROBE_LIVES_MS)
+                    broker.default_channel.client.set("notifier.probe", "", px=PROBE_LIVES_MS)
         except Exception as error:  # kombu passes on whatever its transport raises
-            log.info("broker_still_away", error=type(error).__name__)
+            log.warning("broker_still_away", error=type(error).__name__)
             time.sleep(BROKER_DOWN_PAUSE_S)
             self._say_broker(False)
             return False

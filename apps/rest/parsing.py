@@ -108,7 +108,7 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
         [(key, _)] = Counter(key for key, _ in pairs).most_common(1)
-        raise _Refused("duplicate-key", f"an object names {_shown(json.dumps(key))} twice")
+        raise _Refused("duplicate-key", f"an object names {json.dumps(_shown(key))} twice")
     return members
 
 

@@ -264,11 +264,12 @@ def test_a_broker_that_is_full_is_not_back_before_there_is_room() -> None:
     relay = Relay()
     with current_app.connection_for_write() as broker:
         client = broker.default_channel.client
+        before = client.config_get("maxmemory")["maxmemory"]
         client.config_set("maxmemory", "1")
         try:
             assert not relay._probe()
         finally:
-            client.config_set("maxmemory", "0")
+            client.config_set("maxmemory", before)
         assert relay._probe()
 
 
