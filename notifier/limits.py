@@ -18,7 +18,7 @@ from redis.retry import Retry
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 0.2  # more than a healthy server ever takes, little enough to be paid by one request
-COOL_DOWN_S = 1.0  # after a failure nobody else waits for the server until this has passed
+COOL_DOWN_S = 1.0  # after a failure one request asks the server each time that this has passed, the others nothing
 ALERT_EVERY_S = 60.0
 
 # Each bucket refills evenly; all pay or none. Time is the server's, so that processes' clocks do not matter.
@@ -65,7 +65,7 @@ class Away(Exception):
 
 
 class Store:
-    """One Redis, as all limits see it: short timeouts, and after a failure a second in which nobody tries.
+    """One Redis, as all limits see it: short timeouts, and after a failure one try a second.
 
     The client is made at first use; redis-py gives each process connections of its own, also after a fork.
     """
@@ -75,7 +75,8 @@ class Store:
         self._client: redis.Redis | None = None
         self._scripts: dict[str, Any] = {}
         self._making = threading.Lock()
-        self._away_until = 0.0
+        self._retrying = threading.Lock()
+        self._away_until = 0.0  # 0: it answers
         self._alert_at = 0.0
 
     def script(self, source: str, keys: Sequence[str], *args: Any) -> Any:
@@ -92,13 +93,25 @@ class Store:
         return self._scripts[source]
 
     def _ask(self, command: Callable[[redis.Redis], Any]) -> Any:
-        if time.monotonic() < self._away_until:
+        if not self._may_ask():
             raise Away
         try:
-            return command(self._connected())
+            answer = command(self._connected())
         except redis.RedisError as error:
             self._note(error)
             raise Away from error
+        self._away_until = 0.0
+        return answer
+
+    def _may_ask(self) -> bool:
+        if not self._away_until:
+            return True
+        with self._retrying:  # who comes while one asks does not wait with it
+            now = time.monotonic()
+            if now < self._away_until:
+                return False
+            self._away_until = now + COOL_DOWN_S
+            return True
 
     def _connected(self) -> redis.Redis:
         if self._client is None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
 
 import pytest
+import redis
 from django.conf import settings
 
 from apps.clients.callers import credentials
 from apps.rest.problems import Problem
-from notifier.limits import Bucket, Store, TokenBuckets, TokenExchange, store
+from notifier.limits import COOL_DOWN_S, Bucket, Store, TokenBuckets, TokenExchange, store
 from notifier.message import Mode
 from tests.apps.rest.callers import Api, assert_problem, make_api
 
@@ -117,6 +120,28 @@ def test_a_redis_that_is_away_is_asked_once_a_second() -> None:
             buckets.spend([(bucket(10, 60), 1)])
         assert time.monotonic() - start < 0.9
     assert connected.call_count == 1
+
+
+def test_while_one_asks_a_redis_that_was_away_nobody_waits_with_it() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        asked = Store(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        buckets = TokenBuckets(asked)
+        buckets.spend([(bucket(10, 60), 1)])
+        time.sleep(COOL_DOWN_S)
+        with patch.object(asked, "_connected", wraps=asked._connected) as connected, ThreadPoolExecutor(8) as pool:
+            for each in [pool.submit(buckets.spend, [(bucket(10, 60), 1)]) for _ in range(8)]:
+                each.result()
+    assert connected.call_count == 1
+
+
+def test_a_redis_that_is_back_is_asked_by_all() -> None:
+    asked = Store(settings.LIMITS_URL)
+    asked._note(redis.ConnectionError("away"))
+    time.sleep(COOL_DOWN_S)
+    with patch.object(asked, "_connected", wraps=asked._connected) as connected:
+        for _ in range(3):
+            TokenBuckets(asked).spend([(bucket(10, 60), 1)])
+    assert connected.call_count == 3
 
 
 # --- Over HTTP --------------------------------------------------------------------------------------------------
