@@ -38,10 +38,21 @@ def quiet(bench: Bench) -> None:
 
 
 def campaign(bench: Bench) -> None:
+    """Several campaigns; the one whose p99 is the middle one counts."""
+    before = calm(bench)
+    taken = []
+    for _ in range(bench.rounds):
+        one_campaign(bench)
+        taken.append({figure: value for figure, value in bench.figures.items() if figure.startswith("campaign ")})
+    taken.sort(key=lambda figures: figures["campaign p99 ms"])
+    bench.figures |= taken[len(taken) // 2]
+    judge_disk(bench, "campaign", before)
+
+
+def one_campaign(bench: Bench) -> None:
     """The samples are spread over the time in which the campaign is sent; the provider takes 50 ms for each."""
     recipients, samples, per_s = (20_000, 200, 20.0) if bench.quick else (100_000, 1200, 40.0)
     ours = bench.ours
-    before = calm(bench)
     bench.sink.reset(PROVIDER_MS)
     bulk = ours.bulk_requests(recipients)
     requests = ours.single_requests(samples, "bench-critical")
@@ -58,7 +69,6 @@ def campaign(bench: Bench) -> None:
     print(f"  when the last sample was taken, {left:,} of {recipients:,} were still to be sent")
     ours.wait_sent(sent + recipients + samples)
     report(bench, "campaign", answers, usage)
-    judge_disk(bench, "campaign", before)
     if left <= 0:
         bench.discard({"campaign p50 ms", "campaign p99 ms"}, "the campaign was over before the samples were")
     bench.sink.reset()

@@ -6,6 +6,7 @@ a prompt of its own among them, and has Django check the admin's screens in each
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -27,5 +28,21 @@ class Command(BaseCommand):
         else:
             sys.exit(f"usage: {os.path.basename(argv[0])} celery worker|beat [Celery's options]")
         os.environ.setdefault("CELERY_SKIP_CHECKS", "1")  # `migrate` runs them, once for each deployment
+        if which == ["worker"]:
+            keep_niceness_between_sessions()
         context = CLIContext(app=current_app, no_color=True, workdir=None, quiet=True)
         command.main(argv[3:], prog_name=" ".join(argv[1:3]), obj=context)
+
+
+def keep_niceness_between_sessions() -> None:
+    """Let `nice` weigh against the other processes too, where the kernel schedules sessions and not processes.
+
+    With autogroups, the default of most distributions, niceness counts within a session alone, and each process of the
+    Procfile has one of its own under a supervisor: bulk would run level with critical. A session that is not ours to
+    begin with (a shell's) is left as it is. Source: sched(7), "The autogroup feature".
+    """
+    niceness = os.nice(0)
+    if niceness > 0 and os.getsid(0) == os.getpid():
+        # No such file: a kernel without autogroups.
+        with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as autogroup:
+            autogroup.write(str(niceness))
