@@ -19,6 +19,7 @@ from notifier.stages.dispatch import GRACE_S, Dispatcher, Job
 from notifier.stages.render import Compiled, Renderer, RenderError, compile_inline
 from notifier.stages.route import Router
 from notifier.stages.settle import CALL_TIMEOUT_S, LEASE_S
+from notifier.stages.sickroom import Shared
 
 CLAIM_FOR_S = 20.0  # a shift takes no more after that; with a call's timeout it ends well inside the hard limit
 FIRST_TAKE = 200  # above what is kept while the next are taken
@@ -52,9 +53,10 @@ class Worker:
         exchange_token: Callable[..., object] | None = None,
         must_stop: Callable[[], bool] = lambda: False,
         watch_slots: Callable[[int], None] | None = None,
+        shared: Shared | None = None,
     ) -> Worker:
         loop = Loop(ledger.record, watch_slots=watch_slots)
-        router = Router()
+        router = Router(shared=shared)
         return cls(ledger, loop, router, Dispatcher(loop, router, exchange_token), clock, must_stop)
 
     def prepare(self, channels: Collection[str]) -> None:
@@ -70,6 +72,7 @@ class Worker:
         """Let what is open end and be recorded, close the providers' connections, stop the loop."""
         if self.loop.wait_recorded(timeout_s):
             self.loop.call(self.dispatcher.aclose()).result(timeout_s)
+        self.router.close()
         self.loop.stop(timeout_s)
 
 

@@ -21,6 +21,7 @@ from apps.notifications.metrics import say_in_flight
 from notifier.limits import TokenExchange, store
 from notifier.pipeline import Worker
 from notifier.queues import DELIVERY_QUEUES, channel_and_lane
+from notifier.stages.sickroom import Sickroom
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,7 @@ def this_worker() -> Worker:
                 exchange_token=TokenExchange(store(settings.LIMITS_URL)).exchange_token,
                 must_stop=_must_stop,
                 watch_slots=say_in_flight,
+                shared=Sickroom(store(settings.LIMITS_URL)),
             )
         return _workers[pid]
 

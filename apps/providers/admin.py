@@ -24,6 +24,7 @@ from apps.rest.admin import Boxes, Dialog, Lines, NeverDeleted, Reason, Screen, 
 from notifier.message import Platform
 from notifier.providers.base import ConfigurationError
 from notifier.providers.registry import PROVIDERS, provider_class
+from notifier.stages.breaker import Sickness
 
 PREFIX = "setting_"  # so that no setting of a provider meets a field of the row
 FORGET = "forget_"
@@ -46,7 +47,7 @@ class AccountForm(forms.ModelForm):  # type: ignore[type-arg] # has no type para
     """The row's fields, and one for each setting of the account's kind (made by `form_for`)."""
 
     kind: ClassVar[str] = ""
-    countries = Lines(max_each=2, help_text="Two-letter codes, one a line; empty: all.")
+    countries = Lines(max_each=2, help_text="Of phone numbers: two-letter codes, one a line; empty: all.")
     platforms = Boxes(Platform, required=False, help_text="None: all that it serves.")
 
     class Meta:
@@ -130,7 +131,7 @@ def _label(field: Field[Any]) -> str:
 
 @admin.register(ProviderAccount)
 class ProviderAccountAdmin(NeverDeleted, Screen):
-    list_display = ("name", "kind", "state", "reason", "weight", "is_sandbox", "serves", "updated_at")
+    list_display = ("name", "kind", "state", "answers", "reason", "weight", "is_sandbox", "serves", "updated_at")
     list_filter = ("status", "is_sandbox")
     search_fields = ("name", "kind")
     actions = None
@@ -184,6 +185,20 @@ class ProviderAccountAdmin(NeverDeleted, Screen):
 
     # --- what is shown ------------------------------------------------------------------------------------------
 
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        """With what the workers know of the accounts on the page, asked for once."""
+        found = super().get_changelist_instance(request)
+        accounts = list(found.result_list)
+        sick = services.sickness(accounts)
+        for account in accounts:
+            account.answers = _answers(sick[account.pk]) if account.pk in sick else "not known"
+        found.result_list = accounts
+        return found
+
+    @column("answers", label={"yes": "success", "not known": "info"})
+    def answers(self, account: ProviderAccount) -> str:
+        return str(getattr(account, "answers", ""))
+
     @column("state", label={"active": "success", "paused": "warning"})
     def state(self, account: ProviderAccount) -> str:
         return account.status
@@ -215,6 +230,14 @@ class ProviderAccountAdmin(NeverDeleted, Screen):
         services.set_status(account, status, reason)
         self.log_change(request, account, f"{status.label}. {reason}".strip())
         return done(request, "providers_provideraccount", account.pk, f"{account.name} is {status.value}.")
+
+
+def _answers(sickness: Sickness | None) -> str:
+    if sickness is None:
+        return "yes"
+    return f"no, for {sickness.since_s:,.0f} s; " + (
+        f"probed in {sickness.until_s:.0f} s" if sickness.until_s >= 1 else "probed with the next message"
+    )
 
 
 def _kind_of(request: HttpRequest, account: ProviderAccount | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -11,10 +11,13 @@ from django.conf import settings
 
 from apps.providers.models import AccountStatus, ProviderAccount
 from notifier.ledger import Account
+from notifier.limits import Away, store
 from notifier.outcome import Callback, Receipt
 from notifier.providers.base import ConfigurationError, Provider, Surroundings
 from notifier.providers.registry import PROVIDERS, provider_class
+from notifier.stages.breaker import Sickness
 from notifier.stages.dispatch import make_provider
+from notifier.stages.sickroom import known
 
 ENV_PREFIX = "env:"
 
@@ -72,6 +75,14 @@ def set_status(account: ProviderAccount, status: AccountStatus, reason: str = ""
     """Pause the account, or let it be chosen again. Every process knows it within 2 s."""
     account.status, account.reason = status.value, reason[:200]
     account.save(update_fields=["status", "reason", "updated_at"])
+
+
+def sickness(accounts: Sequence[ProviderAccount]) -> dict[int, Sickness | None]:
+    """Which accounts the workers leave alone, by id; None: it is well. Empty while Redis is away."""
+    try:
+        return known(store(settings.LIMITS_URL), [as_engine(account) for account in accounts])
+    except Away:
+        return {}
 
 
 def listener(account: ProviderAccount) -> Provider:

@@ -5,119 +5,57 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from notifier.ledger import Account, Claimed, Stop
 from notifier.message import Channel, Lane, Mode
-from notifier.outcome import Kind, Outcome, Scope
 from notifier.providers.registry import PROVIDERS, provider_class
+from notifier.stages.breaker import Breaker
+from notifier.stages.sickroom import Shared, sickness_name
 
-FAILURES_TO_OPEN = 10  # in a row; or so many calls, and then no answer to any for SILENT_S
-SILENT_S = 5.0  # half of a call's time: a hung provider would else be handed all that comes in the whole of it
-OPEN_S = 5.0  # first; doubles
-MOST_OPEN_S = 10.0  # with a probe that hangs and what waits (below): all goes on within a minute of its return
-PROBE_S = 15.0  # above the longest call: a probe without an answer by then was never made
-ANSWERED_IN_S = 2.0  # by an account that is well again, nearly always
-SICK_S = 30.0  # an account whose credentials were refused is left alone for so long
 WAIT_S = 5.0  # a message that nobody can take now is looked at again then
 # Each look is a claim and a record, and the longer an account is away the more messages wait for it: at five seconds
 # each, a few minutes' backlog kept PostgreSQL busier than sending it would.
 MOST_WAIT_S = 20.0
 
 
-class Breaker:
-    """Whether an account is worth a call, by what its last calls came to; this process's view.
+class Router:
+    """Picks accounts for one process; kept from shift to shift, so that it remembers who is sick.
 
-    Opens after failures in a row, or when nobody answers; lets one probe through when its time is over; closes on the
-    first answer.
+    `shared`: what it tells other processes of them, and hears.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failures = 0
-        self._unanswered = 0  # calls since anything came back, and when there were too many of them
-        self._silent_since = 0.0
-        self._open_s = OPEN_S
-        self._until = 0.0
-        self._opened_at = 0.0
-        self._probing_since: float | None = None
-
-    def allows(self) -> bool:
-        """Whether a call may be made. While open: one probe, and another when that one never came back."""
-        if self._until == 0.0:
-            return True
-        now = self._clock()
-        if now < self._until or (self._probing_since is not None and now < self._probing_since + PROBE_S):
-            return False
-        self._probing_since = now
-        return True
-
-    def asked(self) -> None:
-        """A call is about to be made."""
-        self._unanswered += 1
-        if self._unanswered == FAILURES_TO_OPEN:
-            self._silent_since = self._clock()
-
-    def listen(self) -> None:
-        """Open when many calls were made and nothing comes back."""
-        if self._unanswered < FAILURES_TO_OPEN or self.is_open:
-            return
-        if self._clock() - self._silent_since >= SILENT_S:
-            self._open_for_longer()
-
-    @property
-    def is_open(self) -> bool:
-        return self._until != 0.0
-
-    @property
-    def away_s(self) -> float:
-        """How long ago the account fell sick; 0 for one that is well, or may turn out to be at any moment."""
-        now = self._clock()
-        if not self.is_open or (self._probing_since is not None and now < self._probing_since + ANSWERED_IN_S):
-            return 0.0
-        return now - self._opened_at
-
-    def saw(self, outcome: Outcome) -> None:
-        self._unanswered = 0
-        if outcome.kind is Kind.MISCONFIGURED and outcome.scope is Scope.ACCOUNT:
-            self._open_for(SICK_S)
-        elif outcome.kind in (Kind.UNAVAILABLE, Kind.UNCERTAIN):
-            self._failures += 1
-            if self._probing_since is not None or (self._failures >= FAILURES_TO_OPEN and not self.is_open):
-                self._open_for_longer()
-        elif outcome.kind is Kind.THROTTLED and outcome.scope is Scope.ACCOUNT:
-            self._open_for(outcome.retry_after_s or 1.0)
-        else:
-            self._failures, self._open_s, self._until, self._probing_since = 0, OPEN_S, 0.0, None
-
-    def _open_for_longer(self) -> None:
-        self._open_for(self._open_s)
-        self._open_s = min(self._open_s * 2, MOST_OPEN_S)
-
-    def _open_for(self, seconds: float) -> None:
-        now = self._clock()
-        if not self.is_open:
-            self._opened_at = now
-        self._until = now + seconds
-        self._probing_since = None
-
-
-class Router:
-    """Picks accounts for one process; kept from shift to shift, so that it remembers who is sick."""
-
-    def __init__(self, chance: random.Random | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        chance: random.Random | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        shared: Shared | None = None,
+    ) -> None:
         self._accounts: Sequence[Account] = ()
-        self._by_target: dict[tuple[str, str, str, bool], list[Account]] = {}
-        self._breakers: dict[int, Breaker] = {}
+        self._is_by_country = False
+        self._by_target: dict[tuple[str, str, str, bool, str], list[Account]] = {}
+        self._breakers: dict[str, Breaker] = {}
         self._chance = chance or random.Random()  # noqa: S311 - spreads load, guards nothing
         self._clock = clock
+        self._shared = shared
 
     def use(self, accounts: Sequence[Account]) -> None:
         if accounts is not self._accounts:
             self._accounts = accounts
+            self._is_by_country = any(account.countries for account in accounts)
             self._by_target.clear()
 
     def breaker(self, account: Account) -> Breaker:
-        return self._breakers.setdefault(account.id, Breaker(self._clock))
+        name = sickness_name(account)
+        found = self._breakers.get(name)
+        if found is not None:
+            return found
+        if self._shared is None:
+            return self._breakers.setdefault(name, Breaker(self._clock))  # another thread's may be there by now
+        made = Breaker(self._clock, partial(self._shared.may_probe, name))
+        found = self._breakers.setdefault(name, made)
+        self._shared.watch(name, found)
+        return found
 
     def pick(self, claimed: Claimed) -> Account | Stop:
         """The account for this message; a Stop (wait, no try counted) when none can take it now."""
@@ -143,6 +81,11 @@ class Router:
         """Whether a healthy account other than this one could take the message."""
         return any(other.id != account.id and not self.breaker(other).is_open for other in self._fitting(claimed))
 
+    def close(self) -> None:
+        """Nothing is told to other processes any more."""
+        if self._shared is not None:
+            self._shared.close()
+
     def _by_weight(self, accounts: list[Account]) -> Iterable[Account]:
         if len(accounts) <= 1:
             return accounts
@@ -152,17 +95,32 @@ class Router:
         address = claimed.address
         platform = address.platform if address and address.platform else ""
         sandboxed = claimed.mode is Mode.TEST or bool(address and address.is_sandbox)
-        key = (claimed.channel, platform, claimed.device_provider, sandboxed)
+        country = (
+            country_of(address.value) if self._is_by_country and address and claimed.channel == Channel.SMS else ""
+        )
+        key = (claimed.channel, platform, claimed.device_provider, sandboxed, country)
         if key not in self._by_target:
             self._by_target[key] = [account for account in self._accounts if _fits(account, *key)]
         return self._by_target[key]
 
 
-def _fits(account: Account, channel: str, platform: str, provider: str, sandboxed: bool) -> bool:
+def country_of(number: str) -> str:
+    """The two-letter code of the country that an E.164 number belongs to; empty for one that belongs to none."""
+    import phonenumbers  # here: 4 MB that only processes with country rules need
+
+    try:
+        return phonenumbers.region_code_for_number(phonenumbers.parse(number)) or ""
+    except phonenumbers.NumberParseException:
+        return ""
+
+
+def _fits(account: Account, channel: str, platform: str, provider: str, sandboxed: bool, country: str) -> bool:
     if not account.is_active or account.is_sandbox != sandboxed:
         return False
     if channel not in PROVIDERS[account.kind].channels:
         return False
+    if channel == Channel.SMS and account.countries:
+        return country in account.countries
     if channel != Channel.PUSH:
         return True
     # A device token belongs to the provider that issued it.

@@ -13,7 +13,7 @@ import pytest
 from notifier import pipeline
 from notifier.ledger import Account, Stop
 from notifier.lifecycle import State
-from notifier.message import Channel, Lane, Message
+from notifier.message import Address, Channel, Lane, Message
 from notifier.outcome import Kind, Outcome, Scope
 from notifier.pipeline import Worker, deliver
 from notifier.providers.registry import PROVIDERS, Entry, provider_class
@@ -326,7 +326,7 @@ def test_a_shift_for_bulk_takes_first_tries_of_normal_before_it(worker: Worker, 
 
 def test_a_sick_account_is_left_alone_and_probed_until_it_answers(worker: Worker) -> None:
     now = [0.0]
-    from notifier.stages.route import FAILURES_TO_OPEN, OPEN_S, Breaker
+    from notifier.stages.breaker import FAILURES_TO_OPEN, OPEN_S, Breaker
 
     breaker = Breaker(lambda: now[0])
     for _ in range(FAILURES_TO_OPEN):
@@ -345,7 +345,7 @@ def test_a_sick_account_is_left_alone_and_probed_until_it_answers(worker: Worker
 
 
 def test_an_account_that_was_away_for_however_long_is_tried_again_within_ten_seconds() -> None:
-    from notifier.stages.route import FAILURES_TO_OPEN, Breaker
+    from notifier.stages.breaker import FAILURES_TO_OPEN, Breaker
 
     now = [0.0]
     breaker = Breaker(lambda: now[0])
@@ -408,7 +408,8 @@ def test_what_failed_while_its_account_answers_nobody_waits_for_the_account_and_
 
 
 def test_the_longer_an_account_is_away_the_more_rarely_what_waits_for_it_looks_again(worker: Worker) -> None:
-    from notifier.stages.route import FAILURES_TO_OPEN, Router
+    from notifier.stages.breaker import FAILURES_TO_OPEN
+    from notifier.stages.route import Router
 
     now = [0.0]
     router = Router(clock=lambda: now[0])
@@ -436,7 +437,7 @@ def test_the_longer_an_account_is_away_the_more_rarely_what_waits_for_it_looks_a
 
 
 def test_a_refused_credential_is_the_accounts_and_a_dead_address_is_nobodys(worker: Worker) -> None:
-    from notifier.stages.route import Breaker
+    from notifier.stages.breaker import Breaker
 
     breaker = Breaker(lambda: 0.0)
     breaker.saw(Outcome(Kind.MISCONFIGURED, Scope.ADDRESS))
@@ -472,3 +473,24 @@ def test_a_device_goes_to_the_provider_that_issued_its_token(worker: Worker) -> 
     push = claimed(channel=Channel.PUSH, device_provider="fake")
     worker.router.use([ACCOUNT])
     assert isinstance(worker.router.pick(push), Stop)
+
+
+def test_a_text_message_goes_to_an_account_that_serves_its_numbers_country() -> None:
+    from notifier.stages.route import Router
+
+    world = replace(ACCOUNT, id=70, name="world", kind="twilio", countries=frozenset({"US", "GB"}))
+    korea = replace(ACCOUNT, id=71, name="korea", kind="twilio", countries=frozenset({"KR"}))
+    router = Router()
+    router.use([world, korea])
+
+    def picked(number: str) -> str:
+        message = replace(claimed(), channel=Channel.SMS, address=Address(Channel.SMS, number))
+        found = router.pick(message)
+        return found.waiting if isinstance(found, Stop) else found.name
+
+    assert picked("+821012345678") == "korea"
+    assert picked("+12025550123") == picked("+447400123456") == "world"
+    assert picked("+14165550123") == "provider_paused", "a Canadian number has the same country code as an American one"
+    assert picked("+999123") == "provider_paused"
+    router.use([world, korea, replace(ACCOUNT, id=72, name="anywhere", kind="twilio")])
+    assert picked("+14165550123") == picked("+999123") == "anywhere"
