@@ -32,6 +32,8 @@ FCM_ACCOUNT = f"sender@{FCM_PROJECT}.iam.gserviceaccount.com"
 TWILIO_ACCOUNT_SID = "AC" + "0" * 32
 TWILIO_AUTH_TOKEN = "sandbox-auth-token"  # public by design: it opens nothing but this process
 SENDGRID_KEY_END = "sandbox"
+JPUSH_APP_KEY = "5a0db0c5" + "0" * 16
+JPUSH_MASTER_SECRET = "sandbox-master-secret"  # as above
 SMTP_PASSWORD = "sandbox"  # as above
 
 _VALID_FOR = timedelta(days=3650)

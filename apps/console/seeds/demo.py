@@ -121,6 +121,11 @@ class Sandbox:
                 "settings": {"base_url": self.url},
                 "secrets": {"service_account": self.read("fcm-service-account.json")},
             }
+            found[f"jpush-{role}"] = {
+                "kind": "jpush",
+                "settings": {"app_key": "5a0db0c5" + "0" * 16, "base_url": self.url},
+                "secrets": {"master_secret": "sandbox-master-secret"},
+            }
             found[f"apns-{role}"] = {
                 "kind": "apns",
                 "settings": {
