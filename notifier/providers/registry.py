@@ -25,6 +25,7 @@ PROVIDERS: dict[str, Entry] = {
     "apns": _at("notifier.providers.apns:Apns", Channel.PUSH),
     "fcm": _at("notifier.providers.fcm:Fcm", Channel.PUSH),
     "jpush": _at("notifier.providers.jpush:JPush", Channel.PUSH),
+    "pushy": _at("notifier.providers.pushy:Pushy", Channel.PUSH),
     "twilio": _at("notifier.providers.twilio:Twilio", Channel.SMS),
     "sendgrid": _at("notifier.providers.sendgrid:SendGrid", Channel.EMAIL),
     "smtp": _at("notifier.providers.smtp:Smtp", Channel.EMAIL),

@@ -23,6 +23,7 @@ from notifier.sandbox.options import Options, read_options
 from notifier.sandbox.push_apns import Apns
 from notifier.sandbox.push_fcm import Fcm
 from notifier.sandbox.push_jpush import JPush
+from notifier.sandbox.push_pushy import Pushy
 from notifier.sandbox.receipts import Courier
 from notifier.sandbox.server import Site
 from notifier.sandbox.sms_twilio import Twilio
@@ -58,7 +59,7 @@ async def _serve(options: Options) -> None:
     write_service_account(options.tls_dir, parts.keys, token_uri=f"{parts.public_url}/token")
 
     apns, smtp = Apns(parts), Smtp(parts)
-    http: list[HttpVendor] = [Fcm(parts), JPush(parts), Twilio(parts), SendGrid(parts)]
+    http: list[HttpVendor] = [Fcm(parts), JPush(parts), Pushy(parts), Twilio(parts), SendGrid(parts)]
     control = Control(parts, [apns, smtp, *http])
     connections: set[Connection] = set()
     sessions: set[Session] = set()

@@ -34,6 +34,7 @@ TWILIO_AUTH_TOKEN = "sandbox-auth-token"  # public by design: it opens nothing b
 SENDGRID_KEY_END = "sandbox"
 JPUSH_APP_KEY = "5a0db0c5" + "0" * 16
 JPUSH_MASTER_SECRET = "sandbox-master-secret"  # as above
+PUSHY_API_KEY = "sandbox-pushy-key"  # as above
 SMTP_PASSWORD = "sandbox"  # as above
 
 _VALID_FOR = timedelta(days=3650)

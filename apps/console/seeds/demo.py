@@ -126,6 +126,11 @@ class Sandbox:
                 "settings": {"app_key": "5a0db0c5" + "0" * 16, "base_url": self.url},
                 "secrets": {"master_secret": "sandbox-master-secret"},
             }
+            found[f"pushy-{role}"] = {
+                "kind": "pushy",
+                "settings": {"base_url": self.url},
+                "secrets": {"api_key": "sandbox-pushy-key"},
+            }
             found[f"apns-{role}"] = {
                 "kind": "apns",
                 "settings": {
