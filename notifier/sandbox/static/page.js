@@ -95,7 +95,7 @@ function pushCard({ message, copies }) {
 
 function device([to, list], kind) {
   const whole = make("div", kind);
-  const isAndroid = list[0].sender === "Android";
+  const isAndroid = list[0].sender.startsWith("Android");  // the vendor may follow: "Android (JPush)"
   if (isAndroid) whole.classList.add("android");
   const screen = make("div", "screen");
   screen.style.setProperty("--hue", hue(to));
